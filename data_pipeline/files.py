@@ -1,0 +1,91 @@
+"""Files that appear whole or not at all.
+
+A file is written under a temporary name, synced, and renamed; a reader (or the next run after a
+power cut) sees the old file or the new one, never half of one.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from .errors import InputError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn "disk full" and "not allowed" while writing ``path`` into an InputError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise InputError(
+                f"{path}: the disk is full ({error.strerror}): free some space or choose another "
+                f"output folder, then run again; no incomplete file was left in its place"
+            ) from error
+        if error.errno in _REFUSED:
+            raise InputError(
+                f"{error.filename or path}: cannot write here ({error.strerror}): "
+                f"choose an output folder that this user may write to"
+            ) from error
+        raise
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames inside ``directory`` survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(stream: IO[bytes]) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write ``content`` as ``path``, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as stream:
+                stream.write(content)
+                sync_file(stream)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_directory(path.parent)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while piece := stream.read(1 << 22):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+@contextmanager
+def exclusive(lock: Path) -> Iterator[None]:
+    """Hold ``lock`` alone; other processes of this machine wait. Released when the holder dies."""
+    with storage_errors(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        stream = open(lock, "ab")  # noqa: SIM115  (closed below, after the caller's block)
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+    finally:
+        stream.close()

@@ -1,0 +1,194 @@
+"""The command line: `trivium train --config file key=value ...`, the same under torchrun.
+
+Everything that can be judged without torch is judged first, so that a mistake costs a second and
+one line. That line comes from rank 0, for every rank judges the same configuration; every rank
+leaves with status 2. torch and megatron-core are imported only once a run may start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+from trivium.data_pipeline.errors import EXIT_STATUS, InputError
+from trivium.engine import layout, parameters
+from trivium.engine.config import dump_yaml, load, resolve
+from trivium.engine.limits import TRAINED_TOKENIZERS
+from trivium.engine.schema import RunConfig
+
+QUIET_SECONDS = 1.0
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose complaints are InputErrors: one line, from one rank."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, or 2 for what the user can put right."""
+    try:
+        arguments = _parse(argv)
+        world_size = _world_size(arguments.world_size, arguments.dry_run)
+        config = resolve(load(RunConfig, arguments.config, arguments.overrides), world_size)
+        if arguments.dry_run:
+            if _environment("RANK", 0) == 0:
+                describe(config, world_size)
+            return 0
+    except InputError as error:
+        return _refuse(error)
+    return _train(config)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _Parser(prog="trivium", description="3D-parallel training of language models.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    train = commands.add_parser(
+        "train",
+        help="train a model, or go on with a run that was stopped",
+        description="Train a model. Several processes: torchrun --nproc-per-node N "
+        "-m trivium.engine train --config FILE key=value ...",
+        allow_abbrev=False,
+    )
+    train.add_argument("--config", metavar="FILE", help="YAML file; defaults alone without one")
+    train.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the resolved configuration, layout and parameter counts; do not train",
+    )
+    train.add_argument(
+        "--world-size", type=int, metavar="N", help="number of ranks to assume in a dry run"
+    )
+    train.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="as in optimizer.lr=1e-3, model.moe=null"
+    )
+    arguments, rest = parser.parse_known_args(argv)
+    for extra in rest:  # argparse takes positionals that follow a later option as unknown
+        if extra.startswith("-") and "=" in extra:
+            parser.error(f"{extra}: configuration keys take no dashes: {extra.lstrip('-')}")
+        if extra.startswith("-"):
+            parser.error(f"unknown option {extra}")
+    arguments.overrides += rest
+    return arguments
+
+
+def _world_size(given: int | None, dry_run: bool) -> int:
+    if given is None:
+        return _environment("WORLD_SIZE", 1)
+    if not dry_run:
+        raise InputError(
+            "--world-size: only a dry run can assume one; start that many processes with torchrun "
+            "--nproc-per-node, or add --dry-run"
+        )
+    if given < 1:
+        raise InputError(f"--world-size {given}: must be at least 1")
+    return given
+
+
+def _environment(name: str, default: int) -> int:
+    """A count that torchrun leaves in the environment."""
+    text = os.environ.get(name, "").strip() or str(default)
+    if not text.isdigit():
+        raise InputError(f"{name}={text} in the environment: must be a number; start with torchrun")
+    return int(text)
+
+
+def _refuse(error: InputError) -> int:
+    """Print the error once for all ranks, which all have it, and give the exit status.
+
+    torchrun sends SIGTERM to every other rank as soon as one has failed: the others hold it off
+    until rank 0 has had its time to print, so that they too leave with the status.
+    """
+    if os.environ.get("RANK", "0") == "0":
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    else:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        time.sleep(QUIET_SECONDS)
+    _tell_torchrun(error)
+    return EXIT_STATUS
+
+
+def _tell_torchrun(error: InputError) -> None:
+    """Leave the line where torchrun's closing summary looks for the root cause."""
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file:
+        line = f"error: {error}"
+        details = {"message": line, "extraInfo": {"timestamp": str(int(time.time())), "py_callstack": line}}
+        with contextlib.suppress(OSError):
+            Path(file).write_text(json.dumps({"message": details}), encoding="utf-8")
+
+
+def _train(config: RunConfig) -> int:
+    """Hand over to the trainer. What it refuses only this rank may have seen, so it says so."""
+    from trivium.engine import train
+
+    try:
+        return train.main(config)
+    except InputError as error:
+        rank = os.environ.get("RANK", "0")
+        where = "" if rank == "0" else f" (rank {rank})"
+        print(f"error{where}: {error}", file=sys.stderr, flush=True)
+        return EXIT_STATUS
+
+
+# --- Dry run ------------------------------------------------------------------
+
+
+def vocabulary(config: RunConfig) -> tuple[int, str]:
+    """The vocabulary size of a run, and where it comes from, without preparing any data.
+
+    Raises InputError where the tokenizer that is named cannot be read.
+    """
+    if config.model.vocab_size is not None:
+        return config.model.vocab_size, "model.vocab_size"
+    if config.data.tokenizer in TRAINED_TOKENIZERS:
+        return config.data.vocab_size, f"at most, of the {config.data.tokenizer} tokenizer to train"
+    from trivium.data_pipeline.tokenizer import load_tokenizer
+
+    return load_tokenizer(config.data.tokenizer).vocab_size, f"of {config.data.tokenizer}"
+
+
+def describe(config: RunConfig, world_size: int) -> None:
+    """Print a resolved run to stdout: configuration, layout table, sizes."""
+    from rich.console import Console
+
+    vocab_size, source = vocabulary(config)
+    known = replace(config, model=replace(config.model, vocab_size=vocab_size))
+    print(dump_yaml(config))
+    print(layout.summary_line(known, world_size))
+    # a pipe or a file has no width to keep to
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    console.print(layout.layout_table(known, world_size))
+    for line in _sizes(known, world_size, source):
+        print(line)
+
+
+def _sizes(config: RunConfig, world_size: int, source: str) -> list[str]:
+    """Vocabulary, parameters and tokens of a run whose vocabulary is known, a line each."""
+    model, train, length = config.model, config.train, config.data.sequence_length
+    total, active = parameters.count(model)
+    rank, most = layout.largest_rank(config, world_size)
+    dp = layout.ParallelLayout.of(config.parallel, world_size).dp
+    shared = f", {train.global_batch // dp} sequences for each dp rank" * (dp > 1)
+    tokens = train.global_batch * length
+    held = [f"{total:,} in all"]
+    if active != total:
+        held.append(f"{active:,} active for a token")
+    if world_size > 1:
+        held.append(f"at most {most:,} on a rank (rank {rank})")
+    return [
+        f"vocabulary  {model.vocab_size:,} ({source}), {model.padded_vocab_size:,} embedding rows",
+        f"parameters  {', '.join(held)}",
+        f"batch       {train.global_batch} x {length} = {tokens:,} tokens a step{shared}",
+        f"run         {train.steps:,} steps, {train.steps * tokens:,} tokens",
+    ]

@@ -1,0 +1,125 @@
+"""Corrections to megatron-core 0.16.1 that hold on every device.
+
+Unlike `host.py`, nothing here has to do with the CPU: these are faults of megatron-core without
+Transformer Engine or apex, most of which raise nothing and give wrong gradients. Each function names
+the place, the fault and how it shows. What can be put right in a module of our own is put right
+there (`model/`) and not here. `apply` asserts the version range that was tested.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+
+TESTED = ((0, 16), (0, 20))  # megatron-core versions, [from, to)
+_applied = False
+
+
+def apply() -> None:
+    """Correct megatron-core in this process. Idempotent; call after `host.install` on a CPU."""
+    global _applied
+    if _applied:
+        return
+    _check_version()
+    _contiguous_reduction()
+    _without_transformer_engine()
+    _aux_loss_scale()
+    _adam()
+    _applied = True
+
+
+def _check_version() -> None:
+    import megatron.core
+
+    version = tuple(int(part) for part in megatron.core.__version__.split(".")[:2])
+    if not TESTED[0] <= version < TESTED[1]:
+        low, high = (".".join(map(str, bound)) for bound in TESTED)
+        raise RuntimeError(
+            f"megatron-core {megatron.core.__version__} is outside the tested range "
+            f">={low},<{high}: install a version in that range"
+        )
+
+
+def _contiguous_reduction() -> None:
+    """tensor_parallel/mappings.py `_reduce`: all-reduces a contiguous *copy* and returns the
+    original, so a non-contiguous input comes back unreduced and TP ranks drift apart."""
+    import megatron.core.tensor_parallel.mappings as mappings
+
+    reduce = mappings._reduce
+    mappings._reduce = lambda input_, group: reduce(input_.contiguous(), group)
+
+
+def _without_transformer_engine() -> None:
+    """Names that exist only with Transformer Engine but are used without it."""
+    import megatron.core.transformer.moe.moe_utils as moe_utils
+    import megatron.core.transformer.multi_latent_attention as mla
+
+    if not hasattr(moe_utils, "te_general_gemm"):  # NameError in every router
+        moe_utils.te_general_gemm = None
+    if importlib.util.find_spec("transformer_engine") is None:  # isinstance() with a mock
+        mla.HAVE_TE = False
+
+
+def _aux_loss_scale() -> None:
+    """moe/router.py: with a per-token loss the auxiliary losses are multiplied by the *local* token
+    count, while the division afterwards is by the global one: they come out tp x cp too small."""
+    from megatron.core.transformer.moe import router
+
+    original = router.TopKRouter.attach_and_log_load_balancing_loss
+
+    def attach(
+        self: Any,
+        activation: torch.Tensor,
+        aux_loss_coeff: float,
+        aux_loss: torch.Tensor,
+        aux_loss_name: str,
+        reduce_group: Any,
+        reduce_group_has_dp: bool = False,
+        valid_token_count: Any = None,
+    ) -> torch.Tensor:
+        if self.calculate_per_token_loss:
+            local = activation.shape[0] if valid_token_count is None else valid_token_count
+            valid_token_count = local * self.tp_cp_group.size()
+        return original(
+            self,
+            activation,
+            aux_loss_coeff,
+            aux_loss,
+            aux_loss_name,
+            reduce_group,
+            reduce_group_has_dp,
+            valid_token_count,
+        )
+
+    router.TopKRouter.attach_and_log_load_balancing_loss = attach
+
+    original_z = router.TopKRouter.apply_z_loss
+
+    def apply_z_loss(self: Any, logits: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        weight = self.config.moe_z_loss_coeff
+        if weight is None or not self.calculate_per_token_loss:
+            return original_z(self, logits, *args, **kwargs)
+        self.config.moe_z_loss_coeff = weight * self.tp_cp_group.size()
+        try:
+            return original_z(self, logits, *args, **kwargs)
+        finally:
+            self.config.moe_z_loss_coeff = weight
+
+    router.TopKRouter.apply_z_loss = apply_z_loss
+
+
+def _adam() -> None:
+    """optimizer/: torch's AdamW keeps one `step` tensor per parameter, lazily, which the sharded
+    checkpoint can neither save before step 1 nor load. Ours has FusedAdam's interface."""
+    import megatron.core.optimizer as optimizer
+    import megatron.core.optimizer.distrib_optimizer as distributed
+
+    from trivium.engine.adamw import FusedAdamW
+
+    if optimizer.USING_PYTORCH_OPTIMIZER:
+        optimizer.Adam = FusedAdamW
+        optimizer.USING_PYTORCH_OPTIMIZER = False
+        distributed.Adam = FusedAdamW
+        distributed.HAVE_APEX_OR_TE = True

@@ -1,0 +1,1 @@
+"""From a `ModelConfig` to this rank's pipeline chunks of a megatron-core GPT model."""

@@ -1,0 +1,156 @@
+"""The model of a run: megatron-core's GPTModel, with its heads handed to the objective.
+
+`build` gives this rank's chunks, one for each virtual pipeline stage, with the initial weights that
+`init` defines. The last chunk returns `Heads` instead of a loss: what the loss is belongs to the
+objective, and only the engine divides.
+
+Shapes: S sequence, B micro-batch, H hidden, V vocabulary rows of this tensor-parallel rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from megatron.core.models.backends import BackendSpecProvider
+from megatron.core.models.gpt import GPTModel
+from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
+from megatron.core.transformer import TransformerConfig
+
+from trivium.engine.mesh import Mesh
+from trivium.engine.model.init import initialize
+from trivium.engine.model.megatron_config import moe_pattern, transformer_config
+from trivium.engine.model.specs import TorchBackend, block_spec, mtp_spec
+from trivium.engine.schema import ModelConfig, RunConfig
+
+
+@dataclass(frozen=True)
+class Heads:
+    """What the last pipeline chunk offers an objective.
+
+    hidden: after the final norm, [S, B, H] (S / tp under sequence parallelism): the trunk's first,
+    then one for each MTP head. `logits` projects one of them to [S, B, V], sharded over tp.
+    """
+
+    model: DecoderModel
+    hidden: tuple[torch.Tensor, ...]
+
+    def logits(self, index: int = 0) -> torch.Tensor:
+        """Vocabulary-parallel logits [S, B, V] of head `index`; 0 is the trunk."""
+        return self.model.project(self.hidden[index])
+
+
+class DecoderModel(GPTModel):
+    """GPTModel whose last chunk returns `Heads` in training and gathered logits in inference."""
+
+    def project(self, hidden_SBH: torch.Tensor) -> torch.Tensor:
+        """Output layer (tied to the embedding or not): [S, B, H] -> [S, B, V] of this tp rank."""
+        tied = self.share_embeddings_and_output_weights
+        weight = self.shared_embedding_or_output_weight() if tied else None
+        logits, _ = self.output_layer(hidden_SBH, weight=weight)
+        return logits
+
+    def _postprocess(self, hidden_states: torch.Tensor, **kwargs: Any) -> Any:
+        """Replaces the loss of the parent, which is hard-wired to next-token cross-entropy."""
+        inference = kwargs.get("inference_context") is not None
+        if kwargs.get("mtp_in_postprocess") and not inference:
+            hidden_states = self.mtp(
+                input_ids=kwargs["input_ids"],
+                position_ids=kwargs["position_ids"],
+                hidden_states=hidden_states,
+                attention_mask=kwargs["attention_mask"],
+                inference_params=None,
+                rotary_pos_emb=kwargs["rotary_pos_emb"],
+                rotary_pos_cos=kwargs["rotary_pos_cos"],
+                rotary_pos_sin=kwargs["rotary_pos_sin"],
+                packed_seq_params=kwargs["packed_seq_params"],
+                sequence_len_offset=kwargs["sequence_len_offset"],
+                embedding=self.embedding,
+            )
+        if not self.post_process:
+            return hidden_states
+        if inference:
+            logits_SBV = self.project(hidden_states[-1:])
+            return gather_from_tensor_model_parallel_region(logits_SBV, group=self.pg_collection.tp)
+        heads = 1 + (self.config.mtp_num_layers or 0)
+        return Heads(self, hidden_states.chunk(heads, dim=0))
+
+
+def padded_vocab_size(model: ModelConfig) -> int:
+    """Embedding rows: the vocabulary, padded to a constant multiple, so not by layout."""
+    assert model.vocab_size is not None
+    return -(-model.vocab_size // model.vocab_multiple) * model.vocab_multiple
+
+
+def build(
+    config: RunConfig, mesh: Mesh, backend: BackendSpecProvider | None = None
+) -> list[DecoderModel]:
+    """This rank's model chunks of a resolved run, on its device, with their initial weights."""
+    backend = backend or TorchBackend()
+    megatron = transformer_config(config)
+    stages: list[int | None] = [None]
+    if megatron.virtual_pipeline_model_parallel_size is not None:
+        stages = list(range(megatron.virtual_pipeline_model_parallel_size))
+    chunks = [_chunk(config.model, megatron, mesh, backend, stage, len(stages)) for stage in stages]
+    initialize(chunks, config.seed, config.model, mesh)
+    _mark_expert_parameters(chunks, mesh)
+    return chunks
+
+
+def _mark_expert_parameters(chunks: list[DecoderModel], mesh: Mesh) -> None:
+    """Reduce experts' gradients over the ranks that share them.
+
+    megatron-core treats experts as dense parameters when ep is 1, and so reduces over dp; when they
+    are not split over tp (etp 1), the ranks of tp hold copies as well and would drift apart.
+    """
+    if mesh.layout.ep == 1 and mesh.layout.etp != mesh.layout.tp:
+        for chunk in chunks:
+            for name, parameter in chunk.named_parameters():
+                if ".experts." in name:
+                    parameter.allreduce = False  # type: ignore[attr-defined]
+
+
+def _chunk(
+    model: ModelConfig,
+    megatron: TransformerConfig,
+    mesh: Mesh,
+    backend: BackendSpecProvider,
+    stage: int | None,
+    stages: int,
+) -> DecoderModel:
+    """The pipeline chunk (mesh.pp_rank, stage) of the model."""
+    first = mesh.pp_rank == 0 and stage in (None, 0)
+    last = mesh.pp_rank == mesh.layout.pp - 1 and stage in (None, stages - 1)
+    positions = {"rope": "rope", "learned": "learned_absolute", "none": "none"}[model.position]
+    if positions == "rope" and model.rope.scaling == "yarn" and model.mla is None:
+        positions = "yarn"
+    rope, pattern = model.rope, moe_pattern(model)
+    assert model.max_position is not None
+    chunk = DecoderModel(
+        config=megatron,
+        transformer_layer_spec=block_spec(megatron, backend, pattern, stage, mesh.pp_rank),
+        vocab_size=padded_vocab_size(model),
+        max_sequence_length=model.max_position,
+        pre_process=first,
+        post_process=last,
+        parallel_output=True,
+        share_embeddings_and_output_weights=model.tie_embeddings,
+        position_embedding_type=positions,  # type: ignore[arg-type]
+        rotary_percent=rope.percent,
+        rotary_base=rope.theta,  # type: ignore[arg-type]
+        seq_len_interpolation_factor=rope.factor if rope.scaling == "linear" else None,
+        mtp_block_spec=mtp_spec(megatron, backend, pattern[-1]) if last else None,  # type: ignore[arg-type]
+        pg_collection=mesh.groups,
+        vp_stage=stage,
+    )
+    if positions == "rope" and rope.scaling == "llama3" and model.mla is None:
+        rotary = chunk.rotary_pos_emb
+        rotary.inv_freq = rotary._apply_scaling(
+            rotary.inv_freq,
+            factor=rope.factor,
+            low_freq_factor=rope.low_freq_factor,
+            high_freq_factor=rope.high_freq_factor,
+            original_max_position_embeddings=rope.original_max_position,
+        )
+    return chunk

@@ -1,0 +1,66 @@
+"""Layouts by name, all of them and a covering few; pure arithmetic, no torch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+
+from trivium.data_pipeline.errors import InputError
+from trivium.engine.config import resolve
+from trivium.engine.schema import ParallelConfig, RunConfig
+
+LARGEST_WORLD = 8
+
+
+def layout(name: str) -> tuple[ParallelConfig, int]:
+    """From words such as `tp2 sp pp2 vpp2 dp2 zero`: the sections and the world size.
+
+    Left out, an axis is 1, and sp and zero are off.
+    """
+    sizes = {"tp": 1, "pp": 1, "vpp": 1, "ep": 1, "etp": 1, "dp": 1, "zero": 0}
+    words = name.split()
+    for word in words:
+        axis = word.rstrip("0123456789")
+        if axis in sizes and axis != "zero":
+            sizes[axis] = int(word[len(axis) :])
+    dp = sizes.pop("dp")
+    sizes["zero"] = int("zero" in words)
+    parallel = ParallelConfig(
+        **sizes,  # type: ignore[arg-type]
+        sp="sp" in words,
+        overlap_grad_reduce="overlap" in words,
+        overlap_param_gather="overlap" in words and "zero" in words,
+    )
+    return parallel, sizes["tp"] * sizes["pp"] * dp
+
+
+def place(config: RunConfig, name: str) -> tuple[RunConfig, int]:
+    """The run under a named layout, resolved, and its world size. InputError if it is not legal."""
+    parallel, world_size = layout(name)
+    return resolve(replace(config, parallel=parallel), world_size), world_size
+
+
+def all_names(experts: bool) -> Iterator[str]:
+    """Every product of the axes that fits `LARGEST_WORLD`, legal or not; 1 rank first."""
+    axes: list[tuple[str, ...]] = [
+        ("", "tp2", "tp2 sp", "tp4", "tp4 sp"),
+        ("", "pp2", "pp2 vpp2", "pp4", "pp4 vpp2"),
+        ("", "ep2", "ep4") if experts else ("",),
+        ("", "etp2", "etp4") if experts else ("",),
+        ("", "dp2", "dp4"),
+        ("", "zero"),
+    ]
+    for words in itertools.product(*axes):
+        name = " ".join(filter(None, words))
+        if layout(name)[1] <= LARGEST_WORLD:
+            yield name
+
+
+def legal_names(config: RunConfig) -> Iterator[tuple[str, RunConfig, int]]:
+    """Every layout that `config` can be cut into, with the resolved run and its world size."""
+    for name in all_names(config.model.moe is not None):
+        try:
+            yield name, *place(config, name)
+        except InputError:
+            continue
