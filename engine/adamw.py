@@ -1,7 +1,7 @@
 """AdamW with one step count a group and eager states, over torch's fused kernel.
 
 megatron-core wants the interface of Transformer Engine's FusedAdam: `step` lives in the parameter
-group, the states are `exp_avg` and `exp_avg_sq`, and they exist as soon as somebody asks. With that,
+group, the states are `exp_avg` and `exp_avg_sq`, and they exist as soon as somebody asks. With it,
 fp32 masters, fp16 scaling and checkpoints that change layout all work.
 """
 

@@ -1,10 +1,10 @@
 """Checkpoints: atomic, checked, and independent of the layout that wrote them.
 
 Tensors go through megatron-core's dist_checkpointing, keyed by global name and sliced by global
-offset, so any layout reads what any other wrote, optimizer moments included. A checkpoint is written
-under a hidden temporary name and renamed when every file and the manifest are on disk: what is named
-`step-...` is complete. The manifest carries the counters, the data cursor, versions and a checksum of
-every file.
+offset, so any layout reads what any other wrote, optimizer moments included. A checkpoint is
+written under a hidden temporary name and renamed when every file and the manifest are on disk: what
+is named `step-...` is complete. The manifest carries the counters, the data cursor, versions and a
+checksum of every file.
 
 megatron-core's own optimizer state dicts depend on the layout in their *common* part (how many
 optimizers are chained, which group holds what). Only tensors are taken from them; what is common is
@@ -94,7 +94,10 @@ class Checkpointer:
         partial_folder = self.folder / f".{final.name}.partial"
         tree = self._tree(loading=False)
         tree["rng"] = ShardedObject(
-            f"rng.{_layout_name(self.mesh)}", _rng_state(), (dist.get_world_size(),), (self.mesh.rank,)
+            f"rng.{_layout_name(self.mesh)}",
+            _rng_state(),
+            (dist.get_world_size(),),
+            (self.mesh.rank,),
         )
         self._make_room(partial_folder, tree)
         publish = partial(self._publish, partial_folder, final, dataclasses.replace(state))
@@ -154,8 +157,8 @@ class Checkpointer:
             shutil.rmtree(folder, ignore_errors=True)
         reason = getattr(error, "strerror", None) or str(error).splitlines()[-1]
         return AgreedError(
-            f"checkpoint {folder.parent}: writing failed ({reason}); earlier checkpoints are intact: "
-            "free space and start again to resume"
+            f"checkpoint {folder.parent}: writing failed ({reason}); earlier checkpoints are "
+            "intact: free space and start again to resume"
         )
 
     def _publish(self, folder: Path, final: Path, state: TrainState) -> None:
@@ -205,8 +208,9 @@ class Checkpointer:
         everywhere(partial(self._check_model, path))
         if not weights_only and manifest["data_fingerprint"] != self.data_fingerprint:
             raise AgreedError(
-                f"checkpoint {path}: was trained on other data or another tokenizer (fingerprint "
-                f"{manifest['data_fingerprint'][:12]}, this run's is {self.data_fingerprint[:12]}); "
+                f"checkpoint {path}: was trained on other data or another tokenizer "
+                f"(fingerprint {manifest['data_fingerprint'][:12]}, "
+                f"this run's is {self.data_fingerprint[:12]}); "
                 "restore data.*, or give checkpoint.load with checkpoint.load_optimizer=false and "
                 "another run.dir to start from its weights"
             )
@@ -256,7 +260,7 @@ class Checkpointer:
             if isinstance(part, DistributedOptimizer) and self._fp32:
                 _fill_main_params(part, tensors["param_state"])
             full = merge(dict_list_map_outplace(_unwrapped, common), tensors)
-            groups = full["optimizer"] if "optimizer" in full else full
+            groups = full.get("optimizer", full)
             for group in groups["param_groups"]:
                 group["step"] = manifest["state"]["updates"]
             if "grad_scaler" in full and manifest["grad_scaler"] is not None:
@@ -295,7 +299,9 @@ class Checkpointer:
                 for tensors in state["param_state"].values():
                     if self._fp32:
                         del tensors["param"]  # the model's own
-                apply_prefix_mapping(state, {"optimizer.state.param.": "optimizer.state.fp32_param."})
+                apply_prefix_mapping(
+                    state, {"optimizer.state.param.": "optimizer.state.fp32_param."}
+                )
             tree["optimizer"][index] = state if loading else extract_sharded_base(state)[0]
         return tree
 
@@ -345,7 +351,7 @@ def read_manifest(path: Path, mesh: Mesh | None = None) -> dict[str, Any]:
             "load it with the Trivium that wrote it"
         )
     world, rank = (1, 0) if mesh is None else (dist.get_world_size(), mesh.rank)
-    for name, expected in list(sorted(files.items()))[rank::world]:
+    for name, expected in sorted(files.items())[rank::world]:
         try:
             found = _describe(path / name)
         except OSError as error:

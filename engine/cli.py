@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         world_size = _world_size(arguments.world_size, arguments.dry_run)
         config = resolve(load(RunConfig, arguments.config, arguments.overrides), world_size)
         if arguments.dry_run:
-            if _environment("RANK", 0) == 0:
+            if _rank() == "0":
                 describe(config, world_size)
             return 0
     except InputError as error:
@@ -104,28 +104,17 @@ def _environment(name: str, default: int) -> int:
 
 
 def _refuse(error: InputError) -> int:
-    """Print the error once for all ranks, which all have it, and give the exit status.
+    """Print an error that every rank has, once, and give the exit status.
 
     torchrun sends SIGTERM to every other rank as soon as one has failed: the others hold it off
     until rank 0 has had its time to print, so that they too leave with the status.
     """
-    if os.environ.get("RANK", "0") == "0":
-        print(f"error: {error}", file=sys.stderr, flush=True)
+    if _rank() == "0":
+        _print(f"error: {error}")
     else:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         time.sleep(QUIET_SECONDS)
-    _tell_torchrun(error)
     return EXIT_STATUS
-
-
-def _tell_torchrun(error: InputError) -> None:
-    """Leave the line where torchrun's closing summary looks for the root cause."""
-    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if file:
-        line = f"error: {error}"
-        details = {"message": line, "extraInfo": {"timestamp": str(int(time.time())), "py_callstack": line}}
-        with contextlib.suppress(OSError):
-            Path(file).write_text(json.dumps({"message": details}), encoding="utf-8")
 
 
 def _train(config: RunConfig) -> int:
@@ -135,10 +124,24 @@ def _train(config: RunConfig) -> int:
     try:
         return train.main(config)
     except InputError as error:
-        rank = os.environ.get("RANK", "0")
-        where = "" if rank == "0" else f" (rank {rank})"
-        print(f"error{where}: {error}", file=sys.stderr, flush=True)
+        rank = _rank()
+        _print(f"error: {error}" if rank == "0" else f"error (rank {rank}): {error}")
         return EXIT_STATUS
+
+
+def _rank() -> str:
+    return os.environ.get("RANK", "0")
+
+
+def _print(line: str) -> None:
+    """To stderr, and to where torchrun's closing summary looks for the root cause."""
+    print(line, file=sys.stderr, flush=True)
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file:
+        extra = {"timestamp": str(int(time.time())), "py_callstack": line}
+        message = json.dumps({"message": {"message": line, "extraInfo": extra}})
+        with contextlib.suppress(OSError):
+            Path(file).write_text(message, encoding="utf-8")
 
 
 # --- Dry run ------------------------------------------------------------------
@@ -165,7 +168,7 @@ def describe(config: RunConfig, world_size: int) -> None:
     vocab_size, source = vocabulary(config)
     known = replace(config, model=replace(config.model, vocab_size=vocab_size))
     print(dump_yaml(config))
-    print(layout.summary_line(known, world_size))
+    print(layout.summary(layout.ParallelLayout.of(config.parallel, world_size)))
     # a pipe or a file has no width to keep to
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     console.print(layout.layout_table(known, world_size))
@@ -179,8 +182,10 @@ def _sizes(config: RunConfig, world_size: int, source: str) -> list[str]:
     total, active = parameters.count(model)
     rank, most = layout.largest_rank(config, world_size)
     dp = layout.ParallelLayout.of(config.parallel, world_size).dp
-    shared = f", {train.global_batch // dp} sequences for each dp rank" * (dp > 1)
+    each = train.global_batch // (train.micro_batch * dp)
     tokens = train.global_batch * length
+    batch = f"{train.global_batch} x {length} = {tokens:,} tokens a step"
+    batch += f"; each dp rank: {each} micro-batch{'es' * (each > 1)} of {train.micro_batch}"
     held = [f"{total:,} in all"]
     if active != total:
         held.append(f"{active:,} active for a token")
@@ -189,6 +194,6 @@ def _sizes(config: RunConfig, world_size: int, source: str) -> list[str]:
     return [
         f"vocabulary  {model.vocab_size:,} ({source}), {model.padded_vocab_size:,} embedding rows",
         f"parameters  {', '.join(held)}",
-        f"batch       {train.global_batch} x {length} = {tokens:,} tokens a step{shared}",
+        f"batch       {batch}",
         f"run         {train.steps:,} steps, {train.steps * tokens:,} tokens",
     ]

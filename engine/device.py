@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +46,8 @@ class Device:
 
 def prepare(local_rank: int = 0, local_world_size: int = 1) -> Device:
     """Choose this process's device and make megatron-core importable on it. Call once, first."""
+    # megatron-core and torch warn of each other's deprecations on every rank, over every line of ours
+    warnings.filterwarnings("ignore", module=r"(megatron|torch)\b")
     if torch.cuda.is_available() and os.environ.get("TRIVIUM_DEVICE") != "cpu":
         torch.cuda.set_device(local_rank)
         device = Device(torch.device("cuda", local_rank), "nccl")

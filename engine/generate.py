@@ -109,7 +109,10 @@ def _forward(
             dist.recv(hidden, src=ranks[(mesh.pp_rank - 1) % stages], group=group)
             chunk.set_input_tensor(hidden)
         output = chunk(
-            input_ids=ids, position_ids=positions, attention_mask=None, inference_context=context,
+            input_ids=ids,
+            position_ids=positions,
+            attention_mask=None,
+            inference_context=context,
             runtime_gather_output=True,
         )
         if not last:
@@ -123,7 +126,11 @@ def _evaluating(chunks: Sequence[Any]) -> Iterator[None]:
     changed: list[tuple[Any, str, Any]] = []
     configs = {id(chunk.config): chunk.config for chunk in chunks}
     for module in [m for chunk in chunks for m in chunk.modules()] + list(configs.values()):
-        for name in ("sequence_parallel", "scatter_to_sequence_parallel", "reduce_scatter_embeddings"):
+        for name in (
+            "sequence_parallel",
+            "scatter_to_sequence_parallel",
+            "reduce_scatter_embeddings",
+        ):
             if getattr(module, name, False) is True:
                 changed.append((module, name, True))
                 setattr(module, name, False)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import multiprocessing
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,8 @@ def install() -> None:
     global _installed
     if _installed:
         return
+    if "megatron.core" in sys.modules:
+        raise RuntimeError("host adapter: megatron.core was imported before device.prepare()")
     _devices()
     _streams()
     _random()
@@ -296,9 +299,7 @@ def _megatron_random() -> None:
     """The RNG tracker reads and writes CUDA generator states: give it the CPU generator's."""
     import megatron.core.tensor_parallel.random as rng
 
-    def get(
-        device: Any = "cuda", clone: bool = False, graph_safe: bool = False
-    ) -> torch.Tensor:
+    def get(device: Any = "cuda", clone: bool = False, graph_safe: bool = False) -> torch.Tensor:
         del device, clone, graph_safe
         return torch.get_rng_state()
 

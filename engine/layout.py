@@ -303,20 +303,18 @@ def batch_stages(train: TrainConfig) -> Iterator[int]:
 # --- For people ---------------------------------------------------------------
 
 
-def summary_line(config: RunConfig, world_size: int) -> str:
+def summary(layout: ParallelLayout) -> str:
     """The layout in one line of plain text."""
-    layout = ParallelLayout.of(config.parallel, world_size)
-    parts = [f"tp {layout.tp}" + " + sp" * layout.sp, f"pp {layout.pp}"]
+    axes = [f"tp {layout.tp}" + " + sp" * layout.sp, f"pp {layout.pp}"]
     if layout.vpp > 1:
-        parts[-1] += f" (vpp {layout.vpp})"
+        axes[-1] += f" (vpp {layout.vpp})"
     if layout.cp > 1:
-        parts.append(f"cp {layout.cp}")
-    parts.append(f"dp {layout.dp}")
-    line = f"{world_size} rank{'s' * (world_size > 1)} = " + " x ".join(parts)
-    if config.model.moe is not None:
+        axes.append(f"cp {layout.cp}")
+    axes.append(f"dp {layout.dp}")
+    line = f"{layout.world_size} rank{'s' * (layout.world_size > 1)} = " + " x ".join(axes)
+    if layout.ep > 1 or layout.etp > 1:
         line += f"; experts: ep {layout.ep} x etp {layout.etp} x edp {layout.edp}"
-    micro = config.train.global_batch // (config.train.micro_batch * layout.dp)
-    return f"{line}; {micro} micro-batch{'es' * (micro > 1)} of {config.train.micro_batch} a step"
+    return line
 
 
 def layout_table(config: RunConfig, world_size: int, largest: int = 64) -> Table:
@@ -329,6 +327,8 @@ def layout_table(config: RunConfig, world_size: int, largest: int = 64) -> Table
     from rich import box
     from rich.table import Table
 
+    from trivium.engine.parameters import parameters_of_stage
+
     layout = ParallelLayout.of(config.parallel, world_size)
     moe = config.model.moe is not None
     whole = world_size <= largest
@@ -339,16 +339,18 @@ def layout_table(config: RunConfig, world_size: int, largest: int = 64) -> Table
     if moe:
         table.add_column("experts", no_wrap=True)
     table.add_column("parameters" if whole else "parameters a rank", justify="right", no_wrap=True)
+    held = [parameters_of_stage(config.model, layout, pp_rank) for pp_rank in range(layout.pp)]
     for rank in range(0, world_size, 1 if whole else world_size // layout.pp):
-        table.add_row(*_row(config, layout, rank, whole))
+        place = layout.coordinates(rank)
+        table.add_row(*_row(config, layout, rank, place, whole), f"{held[place.pp]:,}")
     return table
 
 
-def _row(config: RunConfig, layout: ParallelLayout, rank: int, whole: bool) -> list[str]:
+def _row(
+    config: RunConfig, layout: ParallelLayout, rank: int, place: Coordinates, whole: bool
+) -> list[str]:
     """One row: of `rank`, or of the whole pipeline stage that begins with `rank`."""
-    from trivium.engine.parameters import parameters_of_rank
-
-    place, moe = layout.coordinates(rank), config.model.moe
+    moe = config.model.moe
     if whole:
         row = [str(i) for i in (rank, place.tp, place.pp, place.dp)]
         row += [str(place.ep)] * (moe is not None)
@@ -359,7 +361,7 @@ def _row(config: RunConfig, layout: ParallelLayout, rank: int, whole: bool) -> l
     if moe is not None:
         held = layout.experts(place.ep, moe.num_experts)
         row.append(_span(held) if whole else f"{len(held)} of {moe.num_experts} a rank")
-    return [*row, f"{parameters_of_rank(config.model, layout, rank):,}"]
+    return row
 
 
 def _holdings(config: RunConfig, layout: ParallelLayout, pp_rank: int) -> str:
@@ -381,13 +383,9 @@ def _span(numbers: range) -> str:
 
 
 def largest_rank(config: RunConfig, world_size: int) -> tuple[int, int]:
-    """(rank, parameters) of the first rank that holds most; a stage's ranks all hold as many."""
-    from trivium.engine.parameters import parameters_of_rank
+    """(rank, parameters) of the first rank that holds most."""
+    from trivium.engine.parameters import parameters_of_stage
 
     layout = ParallelLayout.of(config.parallel, world_size)
-    held = {
-        rank: parameters_of_rank(config.model, layout, rank)
-        for rank in range(0, world_size, world_size // layout.pp)
-    }
-    rank = max(held, key=lambda rank: held[rank])
-    return rank, held[rank]
+    held = [parameters_of_stage(config.model, layout, pp_rank) for pp_rank in range(layout.pp)]
+    return held.index(max(held)) * (world_size // layout.pp), max(held)

@@ -46,7 +46,7 @@ RANGES: tuple[tuple[Range, str], ...] = (
         run.log_every
         parallel.tp parallel.pp parallel.vpp parallel.cp parallel.ep parallel.etp
         train.steps train.global_batch train.micro_batch train.max_bad_steps
-        data.sequence_length
+        data.sequence_length data.vocab_size
         model.num_layers model.hidden_size model.num_attention_heads model.num_query_groups
         model.head_dim model.ffn_hidden_size model.vocab_size model.vocab_multiple
         model.max_position model.window model.rope.original_max_position

@@ -58,11 +58,14 @@ def count(model: ModelConfig) -> Counts:
 
 def parameters_of_rank(model: ModelConfig, layout: ParallelLayout, rank: int) -> int:
     """Parameters that live on `rank`, copies (embedding at both ends of a pipeline) included."""
-    pp_rank = layout.coordinates(rank).pp
-    chunks = range(layout.vpp)
+    return parameters_of_stage(model, layout, layout.coordinates(rank).pp)
+
+
+def parameters_of_stage(model: ModelConfig, layout: ParallelLayout, pp_rank: int) -> int:
+    """Parameters on each rank of a pipeline stage: they all hold as many."""
     return sum(
         tensor.size_on(layout)
-        for chunk in chunks
+        for chunk in range(layout.vpp)
         for tensor in chunk_tensors(model, layout, pp_rank, chunk)
     )
 
@@ -80,13 +83,14 @@ def chunk_tensors(
     heads = model.mtp.num_heads
     if first or (last and heads):  # MTP heads embed the tokens further on
         yield from _embedding(model)
+    pattern = model.moe_pattern
     for layer in layout.layers(pp_rank, chunk, model.num_layers):
-        yield from layer_tensors(model, model.moe_pattern[layer])
+        yield from layer_tensors(model, pattern[layer])
     if last:
         for _ in range(heads):
             yield from _mtp_head(model)
         yield from _norm("final_layernorm", model, model.hidden_size)
-        if not (first and model.tie_embeddings):
+        if not (model.tie_embeddings and (first or heads)):  # else the embedding is in this chunk
             yield Tensor("output_layer", (model.padded_vocab_size, model.hidden_size), ("tp",))
 
 

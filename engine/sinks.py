@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from trivium.data_pipeline.errors import InputError
 from trivium.data_pipeline.files import storage_errors
-from trivium.engine.metrics import FILE_NAME, MetricsLog, Record
+from trivium.engine.metrics import FILE_NAME, TIMING_FIELDS, MetricsLog, Record
 from trivium.engine.schema import TrackConfig
 
 logger = logging.getLogger(__name__)
@@ -122,9 +122,8 @@ def _run_id(folder: Path) -> str:
 def scalars(record: Record) -> dict[str, float]:
     """What a curve can be drawn of: every number of a record but its step, named by its group.
 
-    `loss` and `lr` become train/loss and train/lr, validation_loss validation/loss, clocks speed/...
+    `loss` becomes train/loss, validation_loss validation/loss, a clock speed/...
     """
-    groups = {"tokens_per_s": "speed", "step_seconds": "speed", "memory": "speed", "mfu": "speed"}
     found = {}
     for name, value in record.items():
         if name == "step" or not isinstance(value, int | float):
@@ -132,7 +131,8 @@ def scalars(record: Record) -> dict[str, float]:
         if name.startswith("validation_"):
             found["validation/" + name.removeprefix("validation_")] = float(value)
         else:
-            found[f"{groups.get(name, 'train')}/{name}"] = float(value)
+            group = "speed" if name in TIMING_FIELDS else "train"
+            found[f"{group}/{name}"] = float(value)
     return found
 
 

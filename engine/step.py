@@ -20,10 +20,10 @@ from trivium.engine.batch import Batch
 from trivium.engine.logprobs import label_scores
 from trivium.engine.mesh import Mesh
 from trivium.engine.model.gpt import Heads
-from trivium.engine.model.megatron_config import moe_pattern
 from trivium.engine.objectives.language import TokenScores, language_modelling, shift_labels
 from trivium.engine.objectives.loss import Loss
 from trivium.engine.schema import RunConfig
+
 
 class LanguageStep:
     """Forward step of language modelling, as megatron's schedules call it."""
@@ -154,7 +154,8 @@ def _router_losses(config: RunConfig, num_microbatches: int, mesh: Mesh) -> dict
     )
     dist.all_reduce(totals)
     moe_utils.clear_aux_losses_tracker()
-    layers = sum(moe_pattern(config.model)) + config.model.mtp.num_heads * moe_pattern(config.model)[-1]
+    pattern = config.model.moe_pattern
+    layers = sum(pattern) + config.model.mtp.num_heads * pattern[-1]
     return {
         ours: total / (divisor * layers * num_microbatches)
         for (ours, divisor), total in zip(kept.values(), totals.tolist(), strict=True)

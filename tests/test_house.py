@@ -50,6 +50,8 @@ TORCHLESS_ROOMS = {
     "report",
     "schedule",
     "schema",
+    "units",
+    "yaml_text",
 }
 
 # Rooms that are mathematics: one process's tensors in, tensors out.

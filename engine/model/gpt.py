@@ -20,7 +20,7 @@ from megatron.core.transformer import TransformerConfig
 
 from trivium.engine.mesh import Mesh
 from trivium.engine.model.init import initialize
-from trivium.engine.model.megatron_config import moe_pattern, transformer_config
+from trivium.engine.model.megatron_config import transformer_config
 from trivium.engine.model.specs import TorchBackend, block_spec, mtp_spec
 from trivium.engine.schema import ModelConfig, RunConfig
 
@@ -43,6 +43,13 @@ class Heads:
 
 class DecoderModel(GPTModel):
     """GPTModel whose last chunk returns `Heads` in training and gathered logits in inference."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.share_embeddings_and_output_weights and self.mtp_process and not self.pre_process:
+            # this chunk has its copy of the embedding, for MTP; the parent allocates an output
+            # weight beside it that nothing uses and its own state dict does not expect
+            self.output_layer.register_parameter("weight", None)
 
     def project(self, hidden_SBH: torch.Tensor) -> torch.Tensor:
         """Output layer (tied to the embedding or not): [S, B, H] -> [S, B, V] of this tp rank."""
@@ -75,12 +82,6 @@ class DecoderModel(GPTModel):
             return gather_from_tensor_model_parallel_region(logits_SBV, group=self.pg_collection.tp)
         heads = 1 + (self.config.mtp_num_layers or 0)
         return Heads(self, hidden_states.chunk(heads, dim=0))
-
-
-def padded_vocab_size(model: ModelConfig) -> int:
-    """Embedding rows: the vocabulary, padded to a constant multiple, so not by layout."""
-    assert model.vocab_size is not None
-    return -(-model.vocab_size // model.vocab_multiple) * model.vocab_multiple
 
 
 def build(
@@ -125,12 +126,12 @@ def _chunk(
     positions = {"rope": "rope", "learned": "learned_absolute", "none": "none"}[model.position]
     if positions == "rope" and model.rope.scaling == "yarn" and model.mla is None:
         positions = "yarn"
-    rope, pattern = model.rope, moe_pattern(model)
+    rope, pattern = model.rope, model.moe_pattern
     assert model.max_position is not None
     chunk = DecoderModel(
         config=megatron,
         transformer_layer_spec=block_spec(megatron, backend, pattern, stage, mesh.pp_rank),
-        vocab_size=padded_vocab_size(model),
+        vocab_size=model.padded_vocab_size,
         max_sequence_length=model.max_position,
         pre_process=first,
         post_process=last,

@@ -50,15 +50,6 @@ def transformer_config(config: RunConfig) -> TransformerConfig:
     return MLATransformerConfig(**fields | _mla(model))
 
 
-def moe_pattern(model: ModelConfig) -> list[bool]:
-    """Which layers are MoE, first to last."""
-    if model.moe is None:
-        return [False] * model.num_layers
-    if isinstance(model.moe.layers, int):
-        return [layer % model.moe.layers == 0 for layer in range(model.num_layers)]
-    return [bool(one) for one in model.moe.layers]
-
-
 def _model(model: ModelConfig) -> dict[str, Any]:
     activation, gated = ACTIVATIONS[model.activation]
     return {

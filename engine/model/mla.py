@@ -56,9 +56,7 @@ class KVDownProjection(ReplicatedLinear):
     the gather of sequence parallelism does it.
     """
 
-    def __init__(
-        self, input_size: int, output_size: int, *, config: Any, **unused: Any
-    ) -> None:
+    def __init__(self, input_size: int, output_size: int, *, config: Any, **unused: Any) -> None:
         super().__init__(input_size, output_size, config=config, **unused)
         self.rank = config.kv_lora_rank
         self.sum_rotary_gradient = not config.sequence_parallel

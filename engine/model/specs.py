@@ -151,5 +151,3 @@ def mtp_spec(
     layer = layer_spec(config, backend, moe)
     head = get_mtp_layer_spec_for_backend(layer, backend)
     return MultiTokenPredictionBlockSubmodules(layer_specs=[head] * config.mtp_num_layers)
-
-

@@ -121,7 +121,9 @@ def _micro_batches(config: RunConfig, mesh: Mesh, step: int) -> Iterator[dict[st
     )
     text = np.frombuffer(inspect.getsource(textwrap).encode(), dtype=np.uint8).astype(np.int64)
     start = (step - 1) * batch * length
-    rows = text[(start + np.arange(batch * length + 1)) % len(text)] % (config.model.vocab_size or 0)
+    rows = text[(start + np.arange(batch * length + 1)) % len(text)] % (
+        config.model.vocab_size or 0
+    )
     tokens = rows[:-1].reshape(batch, length)
     lines = np.cumsum(tokens == ord("\n"), axis=1).astype(np.int32)
     positions = np.tile(np.arange(length), (batch, 1))

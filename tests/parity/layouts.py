@@ -36,9 +36,15 @@ def layout(name: str) -> tuple[ParallelConfig, int]:
 
 
 def place(config: RunConfig, name: str) -> tuple[RunConfig, int]:
-    """The run under a named layout, resolved, and its world size. InputError if it is not legal."""
+    """The run under a named layout, resolved, and its world size. InputError if it is not legal.
+
+    Cut into as few micro-batches as exercise both accumulation and the pipeline.
+    """
     parallel, world_size = layout(name)
-    return resolve(replace(config, parallel=parallel), world_size), world_size
+    dp = world_size // (parallel.tp * parallel.pp)
+    micro = config.train.global_batch // (dp * max(2, parallel.pp))
+    train = replace(config.train, micro_batch=max(1, micro))
+    return resolve(replace(config, parallel=parallel, train=train), world_size), world_size
 
 
 def all_names(experts: bool) -> Iterator[str]:

@@ -1,0 +1,80 @@
+"""The data of a run: prepared once by rank 0, opened and checked by every rank.
+
+A run names a corpus to prepare or shards that exist; both end as a tokenizer and sample streams.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trivium.data_pipeline.errors import InputError
+from trivium.data_pipeline.prepare import CorpusSpec, Manifest, prepare_corpus
+from trivium.data_pipeline.samples import PackedSamples
+from trivium.data_pipeline.tokenizer import Tokenizer, load_tokenizer
+from trivium.engine.agreement import everywhere, on_first
+from trivium.engine.schema import DataConfig, RunConfig
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a run reads."""
+
+    tokenizer: Tokenizer
+    train: PackedSamples
+    validation: PackedSamples | None
+    unigram_entropy: float | None  # nats per token: the loss of knowing only frequencies
+
+
+def open_corpus(config: RunConfig) -> Corpus:
+    """Prepare where needed, open, and check against each other. Collective over the world."""
+    on_first(lambda: _prepare(config.data))
+    return everywhere(lambda: _open(config))
+
+
+def spec_of(data: DataConfig) -> CorpusSpec:
+    """What `tools/prepare_corpus.py` would be told to prepare for this run."""
+    assert data.corpus is not None
+    return CorpusSpec(
+        sources=data.corpus,
+        text_key=data.text_key,
+        tokenizer=data.tokenizer,
+        vocab_size=data.vocab_size,
+    )
+
+
+def _prepare(data: DataConfig) -> None:
+    if data.corpus is not None:
+        assert data.dir is not None
+        prepare_corpus(spec_of(data), data.dir)
+
+
+def _open(config: RunConfig) -> Corpus:
+    data = config.data
+    manifest: Manifest | None = None
+    if data.corpus is not None:
+        assert data.dir is not None
+        manifest = Manifest.load(data.dir)
+        blend = [(str(manifest.prefix), 1.0)]
+        tokenizer = manifest.tokenizer()
+    else:
+        assert data.shards is not None
+        blend = list(data.shards.items())
+        tokenizer = load_tokenizer(data.tokenizer)
+
+    def samples(split: str) -> PackedSamples:
+        return PackedSamples(
+            blend,
+            data.sequence_length,
+            config.seed,
+            split,
+            data.split,
+            document_mask=data.document_mask,
+        )
+
+    validate = config.validation.batches > 0 and data.split[1] > 0
+    return Corpus(
+        tokenizer=tokenizer,
+        train=samples("train"),
+        validation=samples("validation") if validate else None,
+        unigram_entropy=None if manifest is None else manifest.unigram_entropy,
+    )

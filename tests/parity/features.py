@@ -1,0 +1,149 @@
+"""Feature by feature, what a model or a run can have; rows of them that cover every pair."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Hashable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from tests.parity.covering import Row, cover
+from tests.parity.layouts import LARGEST_WORLD, layout, place
+from tests.parity.models import LATENT, run_of, tiny
+from trivium.data_pipeline.errors import InputError
+from trivium.engine.schema import MoEConfig, MTPConfig, RopeConfig, RunConfig, TrainConfig
+
+MOE = MoEConfig(num_experts=4, top_k=2, ffn_hidden_size=64)
+SIGMOID = replace(MOE, num_experts=8, score="sigmoid", scaling_factor=2.5)
+
+# factor -> value -> fields of the model
+MODEL: dict[str, dict[str, dict[str, Any]]] = {
+    "attention": {
+        "mha": {},
+        "gqa2": {"num_query_groups": 2},
+        "mqa": {"num_query_groups": 1},
+        "mla": {"mla": LATENT},
+        "mla-noq": {"mla": replace(LATENT, q_lora_rank=None)},
+    },
+    "position": {
+        "rope": {},
+        "interleaved": {"rope": RopeConfig(interleaved=True)},
+        "partial": {"rope": RopeConfig(percent=0.5)},
+        "linear": {"rope": RopeConfig(scaling="linear", factor=4.0)},
+        "llama3": {"rope": RopeConfig(scaling="llama3", factor=8.0, original_max_position=16)},
+        "yarn": {"rope": RopeConfig(scaling="yarn", factor=4.0, original_max_position=16)},
+        "learned": {"position": "learned"},
+        "nope": {"position": "none"},
+    },
+    "norm": {
+        "rms": {},
+        "layernorm": {"normalization": "layernorm"},
+        "zero-centred": {"norm_zero_centered": True},
+    },
+    "activation": {
+        name: {"activation": name} for name in ("swiglu", "geglu", "gelu", "relu2")
+    },
+    "bias": {"": {}, "qkv-bias": {"qkv_bias": True}, "linear-bias": {"linear_bias": True}},
+    "qk-norm": {"": {}, "qk-norm": {"qk_norm": True}},
+    "tied": {"": {}, "tied": {"tie_embeddings": True}},
+    "window": {"": {}, "window": {"window": 5}},
+    "mtp": {
+        "": {},
+        "mtp1": {"mtp": MTPConfig(num_heads=1, loss_weight=0.5)},
+        "mtp2": {"mtp": MTPConfig(num_heads=2, loss_weight=0.5)},
+    },
+    "moe": {
+        "": {},
+        "aux": {"moe": replace(MOE, aux_loss_weight=0.1, z_loss_weight=1e-2)},
+        "sequence": {"moe": replace(MOE, balance="sequence", aux_loss_weight=0.1)},
+        "pre-softmax": {"moe": replace(MOE, pre_softmax=True, balance="none")},
+        "bias": {"moe": replace(SIGMOID, balance="bias", layers=(0, 1, 1, 1))},
+        "groups": {
+            "moe": replace(SIGMOID, num_groups=4, groups_top_k=2, balance="bias", layers=2)
+        },
+    },
+}
+# factor -> value -> fields of model.moe
+EXPERTS: dict[str, dict[str, dict[str, Any]]] = {
+    "shared": {
+        "": {},
+        "shared": {"shared_ffn_hidden_size": 64},
+        "shared-gate": {"shared_ffn_hidden_size": 64, "shared_gate": True},
+    },
+    "dispatcher": {"": {}, "allgather": {"dispatcher": "allgather"}},
+}
+# factor -> value -> fields of train (or data)
+TRAIN: dict[str, dict[str, dict[str, Any]]] = {
+    "recompute": {
+        "": {},
+        "selective": {"recompute": "selective"},
+        "full": {"recompute": "full"},
+    },
+    "z-loss": {"": {}, "z-loss": {"z_loss": 1e-2}},
+}
+DATA: dict[str, dict[str, dict[str, Any]]] = {
+    "documents": {"": {}, "documents": {"document_mask": True}}
+}
+# factor -> words of a layout's name
+LAYOUT: dict[str, tuple[str, ...]] = {
+    "tp": ("", "tp2", "tp2 sp", "tp4 sp"),
+    "pp": ("", "pp2", "pp2 vpp2", "pp4"),
+    "ep": ("", "ep2", "ep4"),
+    "etp": ("", "etp2"),
+    "dp": ("", "dp2", "dp4"),
+    "overlap": ("", "overlap"),
+    "zero": ("", "zero"),
+}
+FACTORS = MODEL | EXPERTS | TRAIN | DATA
+
+
+def run_of_row(row: Row) -> RunConfig:
+    """The run that a row of features describes, its layout aside."""
+    model = tiny(**_fields(MODEL, row))
+    if model.moe is not None:
+        model = replace(model, moe=replace(model.moe, **_fields(EXPERTS, row)))
+    elif any(row[factor] for factor in EXPERTS):
+        raise InputError("features of experts, and no experts")
+    train = TrainConfig(steps=20, global_batch=8, **_fields(TRAIN, row))
+    return run_of(model, train, **_fields(DATA, row))
+
+
+def _fields(table: dict[str, dict[str, dict[str, Any]]], row: Row) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for factor, values in table.items():
+        merged |= values[str(row[factor])]
+    return merged
+
+
+def layout_of_row(row: Row) -> str:
+    """The name of a row's layout."""
+    return " ".join(str(row[axis]) for axis in LAYOUT if row[axis])
+
+
+def name_of_row(row: Row) -> str:
+    """Layout first, then every value that is not the plain one."""
+    plain = {factor: next(iter(values)) for factor, values in FACTORS.items()}
+    unusual = [str(row[factor]) for factor in FACTORS if row[factor] != plain[factor]]
+    return ",".join([layout_of_row(row).replace(" ", "."), *unusual])
+
+
+def _sample(count: int, seed: int) -> Iterator[Row]:
+    """Random legal rows of at least two ranks."""
+    draw = random.Random(seed)
+    factors = {factor: list(values) for factor, values in (LAYOUT | FACTORS).items()}
+    while count:
+        row = {factor: draw.choice(values) for factor, values in factors.items()}
+        name = layout_of_row(row)
+        if not 2 <= layout(name)[1] <= LARGEST_WORLD:
+            continue
+        try:
+            place(run_of_row(row), name)
+        except InputError:
+            continue
+        count -= 1
+        yield row
+
+
+def covering_rows() -> list[Row]:
+    """Rows that hold every legal pair of features, of axes, and of a feature and an axis."""
+    return cover(list(_sample(800, seed=0)), lambda row: 2 + layout(layout_of_row(row))[1])
