@@ -1,83 +1,340 @@
-"""Training samples as a pure function of (shard contents, blend, seed, split, index)."""
+"""Fixed-length training samples out of shards: sample i is a pure function of data, blend and seed.
+
+Nothing else enters: not how many samples will be asked for, nor the batch size, ranks, restarts,
+or file names. Four steps, each of them closed form or one cached sort, make any i cheap:
+
+1. split: a document belongs to train, validation or test by the hash of its content, so that equal
+   documents are on the same side, whatever shard they are in and whatever the seed is.
+2. blend: sample i is sample m of one source (blend.py).
+3. epoch: a source's documents, shuffled anew for every epoch e and laid end to end for e = 0, 1,
+   2, ..., are one endless stream of T tokens an epoch. The sample slots that start in epoch e, at
+   multiples of S, are shuffled among themselves, and m is one of them. Every token is an input
+   exactly once an epoch; the slot at the seam reads on into the next epoch.
+4. gather: tokens [slot S, slot S + S] are copied out of the mapped shards, all rows at once.
+
+Shuffles sort splitmix64 of a counter: no library's random generator, so no version of one, decides
+the order.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import Any, Literal
+
 import numpy as np
+from numpy.typing import NDArray
 
-from .content import document_hashes, shard_identity
+from .blend import Blend
+from .content import Hashes, document_hashes, shard_identity
 from .errors import InputError
-from .shards import Shard
+from .shards import Shard, unigram_entropy
 
-SPLITS = ("train", "validation", "test")
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+Ints = NDArray[np.int64]
 
-
-class _Source:
-    def __init__(self, prefix, length, seed, split, fractions):
-        self.shard = Shard(prefix)
-        hashes = document_hashes(self.shard)
-        self.identity = shard_identity(self.shard, hashes)
-        ends = np.cumsum(fractions) / sum(fractions)
-        u = (hashes >> np.uint64(11)).astype(np.float64) / 2**53
-        which = np.searchsorted(ends[:-1], u, side="right")
-        offsets = self.shard.document_offsets
-        lengths = np.diff(offsets)
-        self.docs = np.flatnonzero((which == SPLITS.index(split)) & (lengths > 0))
-        self.starts = offsets[:-1]
-        self.lengths = lengths
-        self.length = length
-        self.total = int(lengths[self.docs].sum())
-        self.per_epoch = (self.total - 1) // length
-        self.seed = seed
-        self._epoch = lru_cache(maxsize=2)(self._make)
-
-    def _make(self, epoch):
-        key = hashlib.sha256(f"{self.seed}:{self.identity}:{epoch}".encode()).digest()
-        rng = np.random.Generator(np.random.Philox(int.from_bytes(key[:16], "little")))
-        docs = rng.permutation(self.docs)
-        ends = np.cumsum(self.lengths[docs])
-        return docs, ends, rng.permutation(self.per_epoch)
-
-    def read(self, index, tokens, ids, positions):
-        epoch, j = divmod(int(index), self.per_epoch)
-        docs, ends, order = self._epoch(epoch)
-        begin = int(order[j]) * self.length
-        need = self.length + 1
-        d = int(np.searchsorted(ends, begin, side="right"))
-        filled = 0
-        number = 0
-        while filled < need:
-            first = int(ends[d - 1]) if d else 0
-            inside = begin + filled - first
-            take = min(need - filled, int(self.lengths[docs[d]]) - inside)
-            start = int(self.starts[docs[d]]) + inside
-            tokens[filled : filled + take] = self.shard.tokens[start : start + take]
-            ids[filled : filled + take] = number
-            positions[filled : filled + take] = np.arange(take)
-            filled += take
-            d += 1
-            number += 1
+_ORDER_VERSION = 1  # part of every fingerprint: raise it when the order of samples changes
 
 
 class PackedSamples:
-    def __init__(self, blend, sequence_length, seed, split="train", split_fractions=(0.98, 0.01, 0.01), document_mask=False):
-        self.length = sequence_length
-        self.sources = [_Source(p, sequence_length, seed, split, split_fractions) for p, _ in blend]
-        self.document_mask = document_mask
-        digest = hashlib.sha256(repr((sequence_length, seed, split, tuple(split_fractions), [w for _, w in blend])).encode())
-        for s in self.sources:
-            if s.per_epoch < 1:
-                raise InputError(f"{s.shard.prefix}: split {split} has {s.total} tokens, a sample needs {sequence_length + 1}")
-            digest.update(s.identity.encode())
-        self.fingerprint = digest.hexdigest()
-        assert len(blend) == 1
+    """Packed samples of one split of a blend of shards; random access at any i >= 0.
 
-    def gather(self, indices):
-        n, S = len(indices), self.length
-        t = np.zeros((n, S + 1), np.int64); ids = np.zeros((n, S + 1), np.int32); pos = np.zeros((n, S + 1), np.int64)
-        for r, i in enumerate(indices):
-            self.sources[0].read(i, t[r], ids[r], pos[r])
-        p = pos[:, :-1] if self.document_mask else np.broadcast_to(np.arange(S), (n, S))
-        return dict(tokens=t[:, :-1].copy(), labels=t[:, 1:].copy(), loss_mask=np.ones((n, S), np.float32), position_ids=np.ascontiguousarray(p), document_ids=ids[:, :-1].copy())
+    ``blend`` is (prefix or folder of a prepared corpus, weight) pairs; weights count samples.
+    ``document_mask`` makes positions restart in each document and takes the loss off labels that
+    belong to the next document; it does not change which tokens are in sample i.
+    """
+
+    def __init__(
+        self,
+        blend: Sequence[tuple[str | os.PathLike[str], float]],
+        sequence_length: int,
+        seed: int,
+        split: Split = "train",
+        split_fractions: tuple[float, float, float] = (0.98, 0.01, 0.01),
+        *,
+        document_mask: bool = False,
+    ) -> None:
+        if sequence_length < 1:
+            raise InputError(f"sequence_length {sequence_length}: at least 1")
+        if split not in SPLITS:
+            raise InputError(f"split {split!r}: one of {', '.join(SPLITS)}")
+        self.sequence_length = sequence_length
+        self.seed = seed
+        self.split = split
+        self.split_fractions = _checked_fractions(split_fractions)
+        self.document_mask = document_mask
+        self._blend = Blend([weight for _, weight in blend])
+        self._sources = [
+            _Source(resolve_prefix(path), sequence_length, seed, split, self.split_fractions)
+            for path, _ in blend
+        ]
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        return self._blend.weights
+
+    @property
+    def document_count(self) -> int:
+        """Documents of this split, over all sources, empty ones left out."""
+        return sum(len(source.lengths) for source in self._sources)
+
+    @property
+    def token_count(self) -> int:
+        """Tokens of this split, over all sources."""
+        return sum(source.num_tokens for source in self._sources)
+
+    @property
+    def num_samples_per_epoch(self) -> int:
+        """Samples in one pass over every source: the sum over sources of tokens // S."""
+        return sum(source.num_tokens // self.sequence_length for source in self._sources)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex sha256 of all that decides the order: content, blend, S, seed, split."""
+        decides = {
+            "version": _ORDER_VERSION,
+            "sources": [source.identity for source in self._sources],
+            "weights": [weight.hex() for weight in self.weights],
+            "sequence_length": self.sequence_length,
+            "seed": self.seed,
+            "split": self.split,
+            "split_fractions": [fraction.hex() for fraction in self.split_fractions],
+        }
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def unigram_entropy(self) -> float:
+        """Nats per token of the blended token distribution of the whole shards (one pass)."""
+        counts = [source.shard.token_counts() for source in self._sources]
+        blended = np.zeros(max(len(c) for c in counts))
+        for weight, count in zip(self.weights, counts, strict=True):
+            blended[: len(count)] += weight * count / count.sum()
+        return unigram_entropy(blended)
+
+    def gather(self, indices: NDArray[np.integer[Any]] | Sequence[int]) -> dict[str, Any]:
+        """Samples ``indices`` [n] as arrays, with S = sequence_length.
+
+        tokens, labels: int64 [n, S]; labels are the tokens one further.
+        loss_mask: float32 [n, S]; 0 where ``document_mask`` is set and a label starts a document.
+        position_ids: int64 [n, S]; restart at each document where ``document_mask`` is set.
+        document_ids: int32 [n, S]; 0, 1, ... along a row: which document of the row a token is in.
+        """
+        wanted = np.asarray(indices, np.int64).reshape(-1)
+        if wanted.size and wanted.min() < 0:
+            raise InputError(f"sample {wanted.min()}: samples are numbered from 0")
+        n, S = len(wanted), self.sequence_length
+        window = np.empty((n, S + 1), np.int64)
+        starts = np.zeros((n, S + 1), np.int32)  # 1 where a document starts
+        which, within = self._blend.locate(wanted)
+        for number in np.unique(which):
+            rows = np.flatnonzero(which == number)
+            self._sources[number].read(within[rows], rows, window, starts)
+        starts[:, 0] = 0
+        masked = self.document_mask
+        position = np.arange(S)
+        positions = (
+            position - np.maximum.accumulate(np.where(starts[:, :S] > 0, position, 0), axis=1)
+            if masked
+            else np.broadcast_to(position, (n, S)).copy()
+        )
+        return {
+            "tokens": window[:, :S],
+            "labels": window[:, 1:],
+            "loss_mask": (
+                (starts[:, 1:] == 0).astype(np.float32) if masked else np.ones((n, S), np.float32)
+            ),
+            "position_ids": positions,
+            "document_ids": np.cumsum(starts[:, :S], axis=1, dtype=np.int32),
+        }
+
+
+def resolve_prefix(path: str | os.PathLike[str]) -> Path:
+    """The shard prefix that ``path`` means: itself, or that of the corpus prepared in a folder."""
+    if Path(path).is_dir():
+        from .manifest import Manifest
+
+        return Manifest.load(path).prefix
+    return Path(path)
+
+
+def split_of(hashes: Hashes, fractions: tuple[float, float, float]) -> NDArray[np.int8]:
+    """int8 [D]: 0 train, 1 validation, 2 test, of documents by their hashes."""
+    total = sum(fractions)
+    inner = np.cumsum(fractions)[:2] / total * 2.0**64
+    edges = np.array([min(int(edge), 2**64 - 1) for edge in inner], np.uint64)
+    found = np.searchsorted(edges, hashes, side="right").astype(np.int8)
+    # a fraction of 0 leaves an empty interval; at the very end, rounding could fill it
+    last = max(i for i, fraction in enumerate(fractions) if fraction > 0)
+    return np.minimum(found, np.int8(last))
+
+
+def shuffled(count: int, *key: int | str) -> NDArray[np.uint32] | NDArray[np.int64]:
+    """A permutation of ``count`` numbers that depends on ``key`` alone.
+
+    Sorts splitmix64(start + i * odd), a bijection of i on 64 bits, so there are no ties.
+    """
+    seed = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    x = np.arange(1, count + 1, dtype=np.uint64)
+    x *= np.uint64(0x9E3779B97F4A7C15)
+    x += np.uint64(int.from_bytes(seed, "little"))
+    x ^= x >> np.uint64(30)
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    order = np.argsort(x)
+    return order.astype(np.uint32) if count < 2**32 else order
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """One epoch of a source: its shuffled documents, and which slot each of its samples reads."""
+
+    documents: NDArray[Any]  # [D] numbers of documents, in reading order
+    ends: Ints  # [D] tokens up to the end of each, in that order
+    first_slot: int
+    slots: NDArray[Any]  # [samples] the slot, less first_slot, that each sample of it reads
+
+
+class _Source:
+    """The documents of one split of one shard, as an endless stream of slots of S tokens."""
+
+    def __init__(
+        self,
+        prefix: Path,
+        sequence_length: int,
+        seed: int,
+        split: Split,
+        fractions: tuple[float, float, float],
+    ) -> None:
+        self.shard = Shard(prefix)
+        self.sequence_length = sequence_length
+        hashes = document_hashes(self.shard)
+        self.identity = shard_identity(self.shard, hashes)
+        offsets = self.shard.document_offsets
+        lengths = np.diff(offsets)
+        mine = (split_of(hashes, fractions) == SPLITS.index(split)) & (lengths > 0)
+        self.starts: Ints = offsets[:-1][mine]
+        self.lengths: Ints = lengths[mine]
+        self.num_tokens = int(self.lengths.sum())
+        self._key = (seed, self.identity, split)
+        self._cache: dict[int, _Epoch] = {}
+        self._lock = Lock()
+        if self.num_tokens <= sequence_length:
+            raise InputError(
+                f"{prefix}: its {split} split holds {self.num_tokens} tokens in "
+                f"{len(self.lengths)} of {self.shard.num_documents} documents, fewer than one "
+                f"sample of {sequence_length} + 1: give more documents (a text file is one unless "
+                f"split into paragraphs), a larger {split} fraction than "
+                f"{fractions[SPLITS.index(split)]:g}, or a smaller sequence_length"
+            )
+
+    def read(
+        self, numbers: Ints, rows: Ints, window: Ints, starts: NDArray[np.int32]
+    ) -> None:
+        """Fill ``window`` and ``starts`` [rows, S + 1] with samples ``numbers`` of this source."""
+        S, T = self.sequence_length, self.num_tokens
+        slots = np.empty_like(numbers)
+        epochs = self._epoch_of_slot(numbers)  # samples keep to their epoch: same count of slots
+        for epoch in np.unique(epochs):
+            at = epochs == epoch
+            shuffle = self._epoch(int(epoch))
+            slots[at] = shuffle.first_slot + shuffle.slots[numbers[at] - shuffle.first_slot]
+        begin = slots * S - epochs * T
+        length = np.minimum(S + 1, T - begin)
+        across = np.flatnonzero(length < S + 1)  # these read on into the next epoch
+        pieces = (
+            np.concatenate([epochs, epochs[across] + 1]),
+            np.concatenate([rows, rows[across]]) * (S + 1),
+            np.concatenate([begin, np.zeros(len(across), np.int64)]),
+            np.concatenate([length, S + 1 - length[across]]),
+        )
+        pieces[1][len(rows) :] += length[across]
+        for epoch in np.unique(pieces[0]):
+            at = pieces[0] == epoch
+            into, begin, length = (part[at] for part in pieces[1:])
+            self._copy(self._epoch(int(epoch)), into, begin, length, window, starts)
+
+    def _copy(
+        self,
+        epoch: _Epoch,
+        into: Ints,
+        begin: Ints,
+        length: Ints,
+        window: Ints,
+        starts: NDArray[np.int32],
+    ) -> None:
+        """Copy stream ranges [begin, begin + length) of ``epoch`` to flat places ``into``."""
+        first = np.searchsorted(epoch.ends, begin, side="right")
+        last = np.searchsorted(epoch.ends, begin + length - 1, side="right")
+        touched = last - first + 1
+        # One segment for each document that a range touches.
+        range_of = np.repeat(np.arange(len(begin)), touched)
+        place = first[range_of] + _count_up(touched)
+        document = epoch.documents[place]
+        stream_start = epoch.ends[place] - self.lengths[document]
+        seg_begin = np.maximum(begin[range_of], stream_start)
+        seg_end = np.minimum(begin[range_of] + length[range_of], epoch.ends[place])
+        seg_length = seg_end - seg_begin
+        seg_into = into[range_of] + seg_begin - begin[range_of]
+        seg_from = self.starts[document] + seg_begin - stream_start
+        starts.reshape(-1)[seg_into[seg_begin == stream_start]] = 1
+        target, tokens = window.reshape(-1), self.shard.tokens
+        if seg_length.sum() > 64 * len(seg_length):  # long segments: a copy each
+            for to, source, size in zip(
+                seg_into.tolist(), seg_from.tolist(), seg_length.tolist(), strict=True
+            ):
+                target[to : to + size] = tokens[source : source + size]
+        else:
+            along = _count_up(seg_length)
+            target[np.repeat(seg_into, seg_length) + along] = tokens[
+                np.repeat(seg_from, seg_length) + along
+            ]
+
+    def _epoch_of_slot(self, slots: Ints) -> Ints:
+        return slots * self.sequence_length // self.num_tokens
+
+    def _first_slot(self, epoch: int) -> int:
+        return -(-epoch * self.num_tokens // self.sequence_length)
+
+    def _epoch(self, number: int) -> _Epoch:
+        with self._lock:
+            if number not in self._cache:
+                while len(self._cache) >= 2:
+                    del self._cache[next(iter(self._cache))]
+                self._cache[number] = self._shuffle(number)
+            return self._cache[number]
+
+    def _shuffle(self, number: int) -> _Epoch:
+        documents = shuffled(len(self.lengths), *self._key, "documents", number)
+        first = self._first_slot(number)
+        count = self._first_slot(number + 1) - first
+        return _Epoch(
+            documents=documents,
+            ends=np.cumsum(self.lengths[documents]),
+            first_slot=first,
+            slots=shuffled(count, *self._key, "slots", number),
+        )
+
+
+def _count_up(lengths: Ints) -> Ints:
+    """0, 1, ..., l - 1 for each l, end to end."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+
+
+def _checked_fractions(fractions: Sequence[float]) -> tuple[float, float, float]:
+    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise InputError(
+            f"split_fractions {tuple(fractions)}: three shares (train, validation, test), none "
+            f"negative, that add to 1"
+        )
+    train, validation, test = (float(fraction) for fraction in fractions)
+    return train, validation, test

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,17 +11,21 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from trivium.engine import flops
+from trivium.data_pipeline.files import write_atomic
+from trivium.engine import flops, parameters
 from trivium.engine.config import to_dict
 from trivium.engine.corpus import Corpus
 from trivium.engine.device import Device
 from trivium.engine.layout import ParallelLayout, summary
 from trivium.engine.model.megatron_config import DTYPES
 from trivium.engine.progress import Progress
+from trivium.engine.report import RunFacts, Sample, write_report
 from trivium.engine.schema import RunConfig
 from trivium.engine.sinks import open_sinks
 
 Record = Mapping[str, Any]
+
+SAMPLES = "samples.jsonl"
 
 
 class Silent:
@@ -53,12 +57,11 @@ class Observer:
         self.corpus = corpus
         self.folder = Path(config.run.dir)
         self.utilization = utilization
-        self.samples: list[dict[str, Any]] = []
+        self.samples = _earlier_samples(self.folder, first_step)
         self._device = device
         self._origin = origin
         self._first_step = first_step
         self._last: Record = {}
-        self._began = time.monotonic()
         self._stack = ExitStack()
 
     def __enter__(self) -> Observer:
@@ -80,7 +83,9 @@ class Observer:
             warn=say,
         )
         self._stack.callback(self.sinks.close)
-        say(f"{self._device.name}; {summary(ParallelLayout.of(self.config.parallel, dist.get_world_size()))}")
+        say(
+            f"{self._device.name}; {summary(ParallelLayout.of(self.config.parallel, dist.get_world_size()))}"
+        )
         if self.corpus.unigram_entropy is not None:
             say(f"unigram entropy of the data: {self.corpus.unigram_entropy:.4f} nats per token")
         if self._origin is not None:
@@ -100,7 +105,9 @@ class Observer:
 
     def sample(self, step: int, prompt: str, text: str) -> None:
         """The model continued `prompt` with `text`."""
-        self.samples.append({"step": step, "prompt": prompt, "text": text})
+        self.samples.append(Sample(step, prompt, text))
+        lines = [json.dumps(sample._asdict(), ensure_ascii=False) for sample in self.samples]
+        write_atomic(self.folder / SAMPLES, "".join(f"{line}\n" for line in lines).encode())
         self.progress.print(f"step {step}, {prompt!r} continues: {text!r}")
 
     def finish(self, finished: bool) -> None:
@@ -110,14 +117,41 @@ class Observer:
         if not finished:
             say(f"stopped after step {step}; saved. Run the same command again to go on.")
             return
-        from trivium.engine.report import write_report
-
         report = write_report(self.folder, self._facts())
         entropy = self.corpus.unigram_entropy
         validation = self._last.get("validation_loss")
         if validation is not None and entropy is not None:
             say(f"validation loss {validation:.4f}, unigram entropy {entropy:.4f} nats per token")
         say(f"finished {step} steps; report: {report}")
+
+    def _facts(self) -> RunFacts:
+        """What the run folder does not say about itself."""
+        total, active = parameters.count(self.config.model)
+        world = dist.get_world_size()
+        facts = {
+            "device": self._device.name,
+            "parameters": f"{total:,} in all, {active:,} active for a token",
+            "training tokens in the data": f"{self.corpus.train.token_count:,}",
+            "torch": torch.__version__,
+        }
+        return RunFacts(
+            title=self.folder.name,
+            facts=facts,
+            layout=summary(ParallelLayout.of(self.config.parallel, world)),
+            unigram_entropy=self.corpus.unigram_entropy,
+            flops_convention=self.utilization.label if self.utilization else None,
+            samples=self.samples,
+        )
+
+
+def _earlier_samples(folder: Path, step: int) -> list[Sample]:
+    """Samples that the run had written up to `step`, before it was stopped."""
+    try:
+        lines = (folder / SAMPLES).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    found = [Sample(**json.loads(line)) for line in lines]
+    return [sample for sample in found if sample.step <= step]
 
 
 def measure_utilization(config: RunConfig, device: Device) -> flops.Utilization | None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import importlib
 import logging
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
 from trivium.data_pipeline.errors import InputError
-from trivium.data_pipeline.files import storage_errors
+from trivium.data_pipeline.files import write_atomic
 from trivium.engine.metrics import FILE_NAME, TIMING_FIELDS, MetricsLog, Record
 from trivium.engine.schema import TrackConfig
 
@@ -109,13 +110,9 @@ class WandbSink:
 
 def _run_id(folder: Path) -> str:
     """The W&B id of a run folder, drawn once and kept in it."""
-    import wandb
-
     path = folder / "wandb" / "id"
     if not path.exists():
-        with storage_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(wandb.util.generate_id(), encoding="utf-8")
+        write_atomic(path, secrets.token_hex(4).encode())
     return path.read_text(encoding="utf-8").strip()
 
 
