@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ Hashes = NDArray[np.uint64]
 
 
 def hash_path(prefix: str | os.PathLike[str]) -> Path:
+    """``<prefix>.hash``."""
     return Path(f"{os.fspath(prefix)}.hash")
 
 
@@ -36,11 +39,10 @@ def hash_documents(tokens: Tokens, offsets: NDArray[np.integer[Any]]) -> Hashes:
     """uint64 [D]: the hash of each ``tokens[offsets[d]:offsets[d + 1]]``, as stored."""
     if not tokens.size:
         tokens = np.zeros(1, tokens.dtype)  # an empty array has no buffer to slice
-    buffer = memoryview(np.ascontiguousarray(tokens)).cast("B")
+    buffer = np.ascontiguousarray(tokens).view(np.uint8).data
     ends: list[int] = (np.asarray(offsets, np.int64) * tokens.itemsize).tolist()
     digests = [
-        hashlib.blake2b(buffer[start:end], digest_size=8).digest()
-        for start, end in zip(ends[:-1], ends[1:], strict=True)
+        hashlib.blake2b(buffer[start:end], digest_size=8).digest() for start, end in pairwise(ends)
     ]
     return np.frombuffer(b"".join(digests), "<u8")
 
@@ -60,10 +62,8 @@ def document_hashes(shard: Shard) -> Hashes:
         if content.startswith(_MAGIC) and tied_to == sha256_of(idx_path(shard.prefix)):
             return np.frombuffer(content, "<u8", offset=_HEADER)
     hashes = hash_documents(shard.tokens, shard.document_offsets)
-    try:
+    with suppress(InputError):  # a folder that may not be written to: computed again next time
         write_hashes(shard, hashes)
-    except InputError:
-        pass  # a folder that may not be written to: computed again next time
     return hashes
 
 

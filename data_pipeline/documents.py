@@ -10,7 +10,6 @@ from __future__ import annotations
 import glob
 import gzip
 import io
-import json
 import os
 import sysconfig
 import zlib
@@ -18,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
+
+import orjson
 
 from .errors import InputError
 
@@ -59,6 +60,8 @@ class ReadCounts:
 
 
 class InputFile(NamedTuple):
+    """A file to read, how, and what to call it in documents and messages."""
+
     path: Path
     kind: Literal["text", "json", "topics"]
     name: str
@@ -95,9 +98,7 @@ def _expand(source: str) -> list[InputFile]:
                 f"{source}: no such file, folder or match: check the path (relative paths start "
                 f"at {os.getcwd()})"
             )
-    found = [
-        InputFile(p, kind, str(p)) for p in candidates if p.is_file() and (kind := _kind(p))
-    ]
+    found = [InputFile(p, kind, str(p)) for p in candidates if p.is_file() and (kind := _kind(p))]
     if not found:
         raise InputError(f"{source}: no file with a known suffix inside ({_known()})")
     return found
@@ -191,7 +192,7 @@ class _Reading:
             if text is not None:
                 yield Document(text.removeprefix("\ufeff"), file.name, "0")
             return
-        block, start = [], 0
+        block, start = list[bytes](), 0
         number = 0
         for offset, line in self._lines(file):
             if line.strip():
@@ -235,13 +236,13 @@ class _Reading:
 
     def _parse(self, file: InputFile, offset: int, number: int, line: bytes) -> Any:
         try:
-            return _loads(line)
+            return orjson.loads(line)
         except ValueError as error:
             text = self._decode(file, offset, line)  # bad UTF-8 is reported as what it is
             if text is None:
                 return None
             try:
-                return _loads(text.encode())
+                return orjson.loads(text.encode())
             except ValueError:
                 self._bad(
                     f"{file.name}, line {number} (byte {offset}): not valid JSON ({error}): "
@@ -327,12 +328,8 @@ def _gunzip(raw: IO[bytes]) -> Iterator[bytes]:
 
 def _unzstd(raw: IO[bytes]) -> Iterator[bytes]:
     """Frame by frame with decompressobj: zstandard's stream reader takes a cut file for a whole."""
-    try:
-        import zstandard
-    except ImportError as error:
-        raise InputError(
-            "reading .zst needs the package zstandard: pip install 'trivium[data]'"
-        ) from error
+    import zstandard
+
     frame = None
     try:
         while data := raw.read(_CHUNK >> 2):
@@ -346,9 +343,3 @@ def _unzstd(raw: IO[bytes]) -> Iterator[bytes]:
         raise _DamagedZstd(error) from error
     if frame is not None:
         raise _DamagedZstd("it ends inside a frame")
-
-
-try:
-    from orjson import loads as _loads  # several times faster; the same result on valid JSON
-except ImportError:
-    _loads = json.loads

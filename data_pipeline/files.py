@@ -50,6 +50,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def sync_file(stream: IO[bytes]) -> None:
+    """Force what was written to ``stream`` onto the disk."""
     stream.flush()
     os.fsync(stream.fileno())
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,10 +36,10 @@ from .content import Hashes, document_hashes, shard_identity
 from .errors import InputError
 from .shards import Shard, unigram_entropy
 
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 Ints = NDArray[np.int64]
 
+_COUNTED = 1 << 24  # tokens of each shard, for the unigram entropy
 _ORDER_VERSION = 1  # part of every fingerprint: raise it when the order of samples changes
 
 
@@ -56,7 +56,7 @@ class PackedSamples:
         blend: Sequence[tuple[str | os.PathLike[str], float]],
         sequence_length: int,
         seed: int,
-        split: Split = "train",
+        split: str = "train",
         split_fractions: tuple[float, float, float] = (0.98, 0.01, 0.01),
         *,
         document_mask: bool = False,
@@ -70,11 +70,22 @@ class PackedSamples:
         self.split = split
         self.split_fractions = _checked_fractions(split_fractions)
         self.document_mask = document_mask
-        self._blend = Blend([weight for _, weight in blend])
-        self._sources = [
-            _Source(resolve_prefix(path), sequence_length, seed, split, self.split_fractions)
-            for path, _ in blend
+        for path, weight in blend:
+            if not weight > 0:
+                raise InputError(f"{path}: weight {weight}: a weight is positive; or leave it out")
+        opened = [
+            (_Source(resolve_prefix(path), sequence_length, split, self.split_fractions), weight)
+            for path, weight in blend
         ]
+        # By content: the order in which a configuration names its shards decides nothing.
+        opened.sort(key=lambda pair: (pair[0].identity, pair[1]))
+        self._blend = Blend([weight for _, weight in opened])
+        self._sources: list[_Source] = []
+        for source, _ in opened:
+            # The same data named twice is shuffled differently each time.
+            copy = sum(source.identity == other.identity for other in self._sources)
+            source.key = (seed, source.identity, copy, split)
+            self._sources.append(source)
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -111,8 +122,8 @@ class PackedSamples:
 
     @cached_property
     def unigram_entropy(self) -> float:
-        """Nats per token of the blended token distribution of the whole shards (one pass)."""
-        counts = [source.shard.token_counts() for source in self._sources]
+        """Nats per token of the blended token distribution, counted over a part of each shard."""
+        counts = [source.shard.token_counts(at_most=_COUNTED) for source in self._sources]
         blended = np.zeros(max(len(c) for c in counts))
         for weight, count in zip(self.weights, counts, strict=True):
             blended[: len(count)] += weight * count / count.sum()
@@ -210,10 +221,10 @@ class _Source:
         self,
         prefix: Path,
         sequence_length: int,
-        seed: int,
-        split: Split,
+        split: str,
         fractions: tuple[float, float, float],
     ) -> None:
+        self.key: tuple[int | str, ...] = ()
         self.shard = Shard(prefix)
         self.sequence_length = sequence_length
         hashes = document_hashes(self.shard)
@@ -224,7 +235,6 @@ class _Source:
         self.starts: Ints = offsets[:-1][mine]
         self.lengths: Ints = lengths[mine]
         self.num_tokens = int(self.lengths.sum())
-        self._key = (seed, self.identity, split)
         self._cache: dict[int, _Epoch] = {}
         self._lock = Lock()
         if self.num_tokens <= sequence_length:
@@ -236,9 +246,7 @@ class _Source:
                 f"{fractions[SPLITS.index(split)]:g}, or a smaller sequence_length"
             )
 
-    def read(
-        self, numbers: Ints, rows: Ints, window: Ints, starts: NDArray[np.int32]
-    ) -> None:
+    def read(self, numbers: Ints, rows: Ints, window: Ints, starts: NDArray[np.int32]) -> None:
         """Fill ``window`` and ``starts`` [rows, S + 1] with samples ``numbers`` of this source."""
         S, T = self.sequence_length, self.num_tokens
         slots = np.empty_like(numbers)
@@ -313,14 +321,14 @@ class _Source:
             return self._cache[number]
 
     def _shuffle(self, number: int) -> _Epoch:
-        documents = shuffled(len(self.lengths), *self._key, "documents", number)
+        documents = shuffled(len(self.lengths), *self.key, "documents", number)
         first = self._first_slot(number)
         count = self._first_slot(number + 1) - first
         return _Epoch(
             documents=documents,
             ends=np.cumsum(self.lengths[documents]),
             first_slot=first,
-            slots=shuffled(count, *self._key, "slots", number),
+            slots=shuffled(count, *self.key, "slots", number),
         )
 
 

@@ -3,9 +3,9 @@
 The index, little-endian (byte-identical to megatron-core's IndexedDatasetBuilder):
 
     magic "MMIDIDX\\0\\0" | version u64 = 1 | dtype code u8 | sequences S u64 | boundaries B u64
-    sequence lengths int32[S] | byte offsets int64[S] | document boundaries int64[B] | modes int8[S]?
+    sequence lengths int32[S] | byte offsets int64[S] | document boundaries int64[B] | modes int8[S]
 
-A document is a run of sequences, and B = documents + 1. Modes are there in multimodal shards only.
+A document is a run of sequences, and B = documents + 1. Only multimodal shards have modes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import struct
 from array import array
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -46,10 +47,12 @@ def token_dtype(vocab_size: int | None) -> np.dtype[Any]:
 
 
 def bin_path(prefix: str | os.PathLike[str]) -> Path:
+    """``<prefix>.bin``: the token ids."""
     return Path(f"{os.fspath(prefix)}.bin")
 
 
 def idx_path(prefix: str | os.PathLike[str]) -> Path:
+    """``<prefix>.idx``: the index."""
     return Path(f"{os.fspath(prefix)}.idx")
 
 
@@ -161,10 +164,8 @@ class ShardWriter:
 
     def abort(self) -> None:
         """Drop what was written. A shard already in place under this prefix stays."""
-        try:
+        with suppress(OSError):  # the disk was full: closing flushes once more
             self._stream.close()
-        except OSError:
-            pass  # the disk was full: closing flushes once more
         self._bin.unlink(missing_ok=True)
         self._idx.unlink(missing_ok=True)
 
@@ -177,10 +178,10 @@ class ShardWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is None:
-            self.finish()
-        else:
+        if error is not None:
             self.abort()
+        elif not self._stream.closed:
+            self.finish()
 
 
 class Shard:
@@ -278,10 +279,12 @@ class Shard:
         """The tokens of one document: a view."""
         return self.tokens[self.document_offsets[number] : self.document_offsets[number + 1]]
 
-    def token_counts(self) -> NDArray[np.int64]:
-        """How often each id occurs: one pass over the shard."""
+    def token_counts(self, at_most: int | None = None) -> NDArray[np.int64]:
+        """How often each id occurs: one pass, or over ``at_most`` tokens (to within a piece of a
+        million) in pieces spread evenly over the shard."""
         counts = np.zeros(0, np.int64)
-        for start in range(0, self.num_tokens, _COUNTING):
+        every = 1 if at_most is None else max(1, -(-self.num_tokens // max(at_most, 1)))
+        for start in range(0, self.num_tokens, every * _COUNTING):
             piece = np.bincount(self.tokens[start : start + _COUNTING], minlength=len(counts))
             piece[: len(counts)] += counts
             counts = piece

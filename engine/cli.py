@@ -120,9 +120,12 @@ def _refuse(error: InputError) -> int:
 def _train(config: RunConfig) -> int:
     """Hand over to the trainer. What it refuses only this rank may have seen, so it says so."""
     from trivium.engine import train
+    from trivium.engine.agreement import AgreedError
 
     try:
         return train.main(config)
+    except AgreedError as error:
+        return _refuse(error)
     except InputError as error:
         rank = _rank()
         _print(f"error: {error}" if rank == "0" else f"error (rank {rank}): {error}")

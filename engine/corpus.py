@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trivium.data_pipeline.errors import InputError
+from trivium.data_pipeline.manifest import require_tokenizer
 from trivium.data_pipeline.prepare import CorpusSpec, Manifest, prepare_corpus
-from trivium.data_pipeline.samples import PackedSamples
+from trivium.data_pipeline.progress import progress_bars
+from trivium.data_pipeline.samples import PackedSamples, resolve_prefix
 from trivium.data_pipeline.tokenizer import Tokenizer, load_tokenizer
 from trivium.engine.agreement import everywhere, on_first
 from trivium.engine.schema import DataConfig, RunConfig
@@ -45,7 +46,8 @@ def spec_of(data: DataConfig) -> CorpusSpec:
 def _prepare(data: DataConfig) -> None:
     if data.corpus is not None:
         assert data.dir is not None
-        prepare_corpus(spec_of(data), data.dir)
+        with progress_bars() as progress:
+            prepare_corpus(spec_of(data), data.dir, progress)
 
 
 def _open(config: RunConfig) -> Corpus:
@@ -58,8 +60,10 @@ def _open(config: RunConfig) -> Corpus:
         tokenizer = manifest.tokenizer()
     else:
         assert data.shards is not None
-        blend = list(data.shards.items())
+        blend = [(str(resolve_prefix(path)), share) for path, share in data.shards.items()]
         tokenizer = load_tokenizer(data.tokenizer)
+        for prefix, _ in blend:
+            require_tokenizer(prefix, tokenizer)
 
     def samples(split: str) -> PackedSamples:
         return PackedSamples(
@@ -72,9 +76,10 @@ def _open(config: RunConfig) -> Corpus:
         )
 
     validate = config.validation.batches > 0 and data.split[1] > 0
+    train = samples("train")
     return Corpus(
         tokenizer=tokenizer,
-        train=samples("train"),
+        train=train,
         validation=samples("validation") if validate else None,
-        unigram_entropy=None if manifest is None else manifest.unigram_entropy,
+        unigram_entropy=manifest.unigram_entropy if manifest else train.unigram_entropy,
     )

@@ -6,26 +6,21 @@ adapted first. So this file is the door, and `run` the house.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import os
-import sys
 
 import torch.distributed as dist
 
-from trivium.data_pipeline.errors import EXIT_STATUS
 from trivium.engine import device
-from trivium.engine.agreement import AgreedError
 from trivium.engine.schema import RunConfig
 
 
 def main(config: RunConfig) -> int:
     """Train as `config` (resolved, checked) says, on this rank; gives the exit status.
 
-    Raises InputError for what only this rank has seen. Expects torchrun's environment, or none for
-    a world of one.
+    Raises AgreedError, on every rank, for what the user can put right, and InputError for what only
+    this rank has seen. Expects torchrun's environment, or none for a world of one.
     """
-    rank = int(os.environ.get("RANK", "0"))
     place = device.prepare(
         int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     )
@@ -35,11 +30,6 @@ def main(config: RunConfig) -> int:
     try:
         run(config, place)
         return 0
-    except AgreedError as error:
-        if rank == 0:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        _leave_together()
-        return EXIT_STATUS
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -52,9 +42,3 @@ def _join(backend: str, timeout_minutes: float) -> None:
         dist.init_process_group(backend, timeout=timeout)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-
-
-def _leave_together() -> None:
-    """torchrun ends everybody once the first rank has failed: wait until all have printed."""
-    with contextlib.suppress(RuntimeError):  # somebody has left already
-        dist.barrier()

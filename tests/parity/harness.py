@@ -58,7 +58,7 @@ def train(config: RunConfig) -> Trained:
 
 @dataclass(frozen=True)
 class Differentiated:
-    """Metrics, gradient and its norm of one step from rough weights; parameters after the step."""
+    """Metrics, gradient norm and gradient of one step from rough weights."""
 
     metrics: dict[str, float]
     gradients: list[Shard]
@@ -68,9 +68,9 @@ def differentiate(config: RunConfig) -> Differentiated:
     """The gradient of one global batch where nothing is zero, one or symmetric by construction."""
     run = _Run(config, rough=True)
     metrics = run.accumulate(1)
-    gradients = list(_gradients(run))
-    update = apply_update(run.optimizer, config, config.optimizer.lr, finite_loss=True)
-    return Differentiated(metrics | {"grad_norm": update.grad_norm}, gradients)
+    run.optimizer.prepare_grads()
+    metrics["grad_norm"] = float(run.optimizer.get_grad_norm() or 0.0)
+    return Differentiated(metrics, list(_gradients(run)))
 
 
 class _Run:

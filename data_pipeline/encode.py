@@ -1,0 +1,135 @@
+"""Documents to token ids in parallel processes, in order, with bounded memory.
+
+The parent reads and batches, workers encode, the parent takes results in the order of the batches:
+the output is the same for any number of workers. A handful of batches are in flight at a time.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import chain, islice
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .content import Hashes, hash_documents
+from .errors import InputError
+from .shards import Tokens, token_dtype
+from .tokenizer import Tokenizer
+
+_BATCH = 1 << 20  # characters
+_WORTH_A_POOL = 8  # batches; starting processes costs more than encoding fewer than this
+
+
+class Encoded(NamedTuple):
+    """A batch of documents: token ids end to end, their number and hash for each document."""
+
+    tokens: Tokens
+    lengths: NDArray[np.int32]
+    hashes: Hashes
+    empty: int  # documents that gave no token, and are left out
+
+
+def default_workers() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def encode_documents(
+    texts: Iterable[str], tokenizer: Tokenizer, *, append_eod: bool = True, workers: int = 0
+) -> Iterator[Encoded]:
+    """``texts`` in batches, encoded by ``workers`` processes (0: as many as there are cores)."""
+    workers = workers or default_workers()
+    batches = _batches(texts)
+    first = list(islice(batches, _WORTH_A_POOL))
+    encode = _Encoder(tokenizer, append_eod)
+    if workers == 1 or len(first) < _WORTH_A_POOL:
+        return map(encode, chain(first, batches))
+    return _in_processes(encode, chain(first, batches), workers)
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    batch, size = list[str](), 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+class _Encoder:
+    def __init__(self, tokenizer: Tokenizer, append_eod: bool) -> None:
+        self.tokenizer = tokenizer
+        self.append_eod = append_eod
+
+    def __call__(self, texts: list[str]) -> Encoded:
+        documents = [ids for ids in self.tokenizer.encode_batch(texts) if ids]
+        if self.append_eod:
+            end = self.tokenizer.eod_id
+            for ids in documents:
+                ids.append(end)
+        lengths = np.fromiter(map(len, documents), np.int32, len(documents))
+        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        tokens = np.fromiter(chain.from_iterable(documents), np.int32, int(offsets[-1]))
+        tokens = tokens.astype(token_dtype(self.tokenizer.vocab_size))
+        return Encoded(
+            tokens, lengths, hash_documents(tokens, offsets), len(texts) - len(documents)
+        )
+
+
+def _in_processes(
+    encode: _Encoder, batches: Iterator[list[str]], workers: int
+) -> Iterator[Encoded]:
+    # Spawned, not forked: a fork copies whatever threads and locks the caller has.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(encode,))
+    flying: deque[Future[Encoded]] = deque()
+    try:
+        for batch in batches:
+            flying.append(pool.submit(_work, batch))
+            if len(flying) > 2 * workers:
+                yield flying.popleft().result()
+        while flying:
+            yield flying.popleft().result()
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a process that encodes documents was killed, most often for lack of memory: "
+            "run again with fewer workers (workers=1)"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_encode_here: Callable[[list[str]], Encoded] | None = None
+
+
+def _start_worker(encode: _Encoder) -> None:
+    global _encode_here
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears ctrl-C and stops us
+    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
+    _encode_here = encode
+
+
+def _leave_with(parent: int) -> None:
+    """End this process when its parent is gone (killed): nobody else would."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+def _work(batch: list[str]) -> Any:
+    assert _encode_here is not None
+    return _encode_here(batch)
