@@ -77,7 +77,13 @@ def find_files(sources: Sequence[str]) -> list[InputFile]:
             f"sources is empty: name files, folders or globs, or {PYTHON_DOCS!r} for the "
             f"documentation and sources of the Python that runs this"
         )
-    return [found for source in sources for found in _expand(source)]
+    try:
+        return [found for source in sources for found in _expand(source)]
+    except PermissionError as error:
+        raise InputError(
+            f"{error.filename}: cannot be read ({error.strerror}): check its rights, or name the "
+            f"files to read instead of a folder above them"
+        ) from error
 
 
 def _expand(source: str) -> list[InputFile]:

@@ -61,6 +61,8 @@ class CorpusSpec:
     workers: int = 0  # encoding processes; 0: one for each core. The result is the same for any
 
     def __post_init__(self) -> None:
+        if isinstance(self.sources, str):  # else each of its characters would be a source
+            raise InputError(f"sources {self.sources!r}: give a list, also of one")
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise InputError(f"name {self.name!r}: a file name without folders")
         for field, known in (

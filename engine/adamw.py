@@ -41,7 +41,7 @@ class FusedAdamW(torch.optim.Optimizer):
         }
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         """One update of every parameter that has a gradient."""
         loss = None if closure is None else closure()
         for group in self.param_groups:

@@ -360,7 +360,7 @@ def read_manifest(path: Path, mesh: Mesh | None = None) -> dict[str, Any]:
             raise _damaged(path, f"{name} has {found['bytes']} bytes, not {expected['bytes']}")
         if found != expected:
             raise _damaged(path, f"{name} does not match its checksum")
-    return manifest  # type: ignore[no-any-return]
+    return manifest
 
 
 def _damaged(path: Path, what: str) -> InputError:

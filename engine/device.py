@@ -46,7 +46,7 @@ class Device:
 
 def prepare(local_rank: int = 0, local_world_size: int = 1) -> Device:
     """Choose this process's device and make megatron-core importable on it. Call once, first."""
-    # megatron-core and torch warn of each other's deprecations on every rank, over every line of ours
+    # megatron-core and torch warn of each other's deprecations, on every rank
     warnings.filterwarnings("ignore", module=r"(megatron|torch)\b")
     if torch.cuda.is_available() and os.environ.get("TRIVIUM_DEVICE") != "cpu":
         torch.cuda.set_device(local_rank)

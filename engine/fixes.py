@@ -1,9 +1,9 @@
 """Corrections to megatron-core 0.16.1 that hold on every device.
 
 Unlike `host.py`, nothing here has to do with the CPU: these are faults of megatron-core without
-Transformer Engine or apex, most of which raise nothing and give wrong gradients. Each function names
-the place, the fault and how it shows. What can be put right in a module of our own is put right
-there (`model/`) and not here. `apply` asserts the version range that was tested.
+Transformer Engine or apex, most of which raise nothing and give wrong gradients. Each function
+names the place, the fault and how it shows. What can be put right in a module of our own is put
+right there (`model/`) and not here. `apply` asserts the version range that was tested.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """megatron-core on a CPU with gloo: every replaced symbol lives here and nowhere else.
 
 megatron-core assumes CUDA devices, CUDA streams and NCCL. `install` answers those calls with their
-CPU meaning so that the very same model, schedule, optimizer and checkpoint code runs on a laptop. It
-is called once, by `device.prepare`, in a worker process that has chosen the CPU; on CUDA this module
-is never imported. The replacements are process-wide and never undone.
+CPU meaning so that the very same model, schedule, optimizer and checkpoint code runs on a laptop.
+It is called once, by `device.prepare`, in a worker process that has chosen the CPU; on CUDA this
+module is never imported. The replacements are process-wide and never undone.
 
-Each function below replaces one group of symbols and says why. Symbols are looked up before they are
-replaced, so a megatron-core or torch that has renamed one fails here, by name, instead of silently
-taking another path later. Tested with megatron-core 0.16.1.
+Each function below replaces one group of symbols and says why. Symbols are looked up before they
+are replaced, so a megatron-core or torch that has renamed one fails here, by name, instead of
+silently taking another path later. Tested with megatron-core 0.16.1.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def _collectives() -> None:
 
     def all_to_all(
         output: torch.Tensor,
-        input: torch.Tensor,  # noqa: A002 - torch's own parameter name
+        input: torch.Tensor,
         output_split_sizes: Any = None,
         input_split_sizes: Any = None,
         group: Any = None,
@@ -292,7 +292,7 @@ def _compiler() -> None:
         import megatron.core.fusions.fused_cross_entropy
         import megatron.core.models.gpt  # noqa: F401
     finally:
-        torch.compile = original  # type: ignore[assignment]
+        torch.compile = original
 
 
 def _megatron_random() -> None:

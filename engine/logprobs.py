@@ -23,15 +23,15 @@ def label_scores(
     """(-log p(label), logsumexp), fp32 [R] each, differentiable in the logits.
 
     Columns are split over `group` in rank order; columns from `vocab_size` on are padding and take
-    no part. The gradient overwrites `logits_RV`: use the logits for nothing else. Labels must lie in
-    [0, vocab_size).
+    no part. The gradient overwrites `logits_RV`: use the logits for nothing else. Labels must lie
+    in [0, vocab_size).
     """
-    return _LabelScores.apply(logits_RV, labels_R, group, vocab_size)  # type: ignore[no-any-return]
+    return _LabelScores.apply(logits_RV, labels_R, group, vocab_size)
 
 
 class _LabelScores(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         logits_RV: torch.Tensor,
         labels_R: torch.Tensor,
@@ -67,7 +67,7 @@ class _LabelScores(torch.autograd.Function):
         return logsumexp_R - target_R, logsumexp_R
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: Any, grad_nll_R: torch.Tensor, grad_logsumexp_R: torch.Tensor
     ) -> tuple[torch.Tensor, None, None, None]:
         logits_RV, logsumexp_R, local_R, mine_R = ctx.saved_tensors

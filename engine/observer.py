@@ -34,6 +34,9 @@ class Silent:
     def record(self, record: Record) -> None:
         """Nothing to show."""
 
+    def saving(self) -> None:
+        """Nothing to sync."""
+
     def sample(self, step: int, prompt: str, text: str) -> None:
         """Nothing to keep."""
 
@@ -55,6 +58,7 @@ class Observer:
     ) -> None:
         self.config = config
         self.corpus = corpus
+        self.layout = ParallelLayout.of(config.parallel, dist.get_world_size())
         self.folder = Path(config.run.dir)
         self.utilization = utilization
         self.samples = _earlier_samples(self.folder, first_step)
@@ -83,9 +87,7 @@ class Observer:
             warn=say,
         )
         self._stack.callback(self.sinks.close)
-        say(
-            f"{self._device.name}; {summary(ParallelLayout.of(self.config.parallel, dist.get_world_size()))}"
-        )
+        say(f"{self._device.name}; {summary(self.layout)}")
         if self.corpus.unigram_entropy is not None:
             say(f"unigram entropy of the data: {self.corpus.unigram_entropy:.4f} nats per token")
         if self._origin is not None:
@@ -102,6 +104,10 @@ class Observer:
         self._last = record
         self.sinks.log(record)
         self.progress.update(record)
+
+    def saving(self) -> None:
+        """A checkpoint is about to be written: what it presupposes must be on the disk."""
+        self.sinks.metrics.sync()
 
     def sample(self, step: int, prompt: str, text: str) -> None:
         """The model continued `prompt` with `text`."""
@@ -127,7 +133,6 @@ class Observer:
     def _facts(self) -> RunFacts:
         """What the run folder does not say about itself."""
         total, active = parameters.count(self.config.model)
-        world = dist.get_world_size()
         facts = {
             "device": self._device.name,
             "parameters": f"{total:,} in all, {active:,} active for a token",
@@ -137,7 +142,7 @@ class Observer:
         return RunFacts(
             title=self.folder.name,
             facts=facts,
-            layout=summary(ParallelLayout.of(self.config.parallel, world)),
+            layout=summary(self.layout),
             unigram_entropy=self.corpus.unigram_entropy,
             flops_convention=self.utilization.label if self.utilization else None,
             samples=self.samples,

@@ -59,7 +59,7 @@ def run(config: RunConfig, place: Device) -> None:
             if every and record["step"] % every == 0 and record["step"] < config.train.steps:
                 writer()
 
-        finished = trainer.fit(observe, stop)
+        finished = trainer.fit(observe, stop, observer.saving)
         if finished and config.sample.prompts:
             writer()
         observer.finish(finished)

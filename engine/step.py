@@ -1,8 +1,8 @@
 """One optimizer step's forward and backward passes; the only place that divides a loss.
 
 Megatron-core runs the schedule. Each micro-batch gives a numerator and a weight; the weights are
-summed over the whole step (every micro-batch, every data-parallel rank) and the gradients divided by
-that sum once, in `finalize_model_grads`; reported values are divided once, here.
+summed over the whole step (every micro-batch, every data-parallel rank) and the gradients divided
+by that sum once, in `finalize_model_grads`; reported values are divided once, here.
 """
 
 from __future__ import annotations
@@ -121,7 +121,8 @@ def reduce_metrics(outputs: Sequence[dict[str, Any]], mesh: Mesh) -> dict[str, f
     dist.all_reduce(totals, group=mesh.groups.dp_cp)
     if mesh.layout.pp > 1:
         dist.broadcast(totals, src=source, group=mesh.groups.pp)
-    return {name: total / max(weight, 1.0) for name, (total, weight) in zip(names, totals.tolist())}
+    pairs = zip(names, totals.tolist(), strict=True)
+    return {name: total / max(weight, 1.0) for name, (total, weight) in pairs}
 
 
 def _router_losses(config: RunConfig, num_microbatches: int, mesh: Mesh) -> dict[str, float]:

@@ -57,11 +57,16 @@ class Trainer:
             config, mesh, self.chunks, self.optimizer, train.fingerprint
         )
 
-    def fit(self, observe: Callable[[Record], None], stop: StopRequest) -> bool:
+    def fit(
+        self,
+        observe: Callable[[Record], None],
+        stop: StopRequest,
+        saving: Callable[[], None] = lambda: None,
+    ) -> bool:
         """Train to `train.steps`, or until `stop` is asked for; saves before it returns.
 
-        observe is called on every rank with each step's record. Returns whether the run is finished.
-        Collective.
+        On every rank, `observe` is called with each step's record and `saving` before each save.
+        Returns whether the run is finished. Collective.
         """
         every = self.config.checkpoint.every
         _collect_by_hand(self.config.train.manual_gc_every)
@@ -71,15 +76,17 @@ class Trainer:
             self.checkpoints.poll()
             stopping = stop.agreed(self.mesh)
             if stopping or (every and self.state.step % every == 0):
+                saving()
                 self.checkpoints.save(self.state)
                 saved = self.state.step
             if stopping:
                 self.checkpoints.finish()
                 return self.state.step >= self.config.train.steps
-            if self.config.train.manual_gc_every:
-                if self.state.step % self.config.train.manual_gc_every == 0:
-                    gc.collect()
+            collect = self.config.train.manual_gc_every
+            if collect and self.state.step % collect == 0:
+                gc.collect()
         if saved != self.state.step:
+            saving()
             self.checkpoints.save(self.state)
         self.checkpoints.finish()
         return True
@@ -166,9 +173,10 @@ class Trainer:
         limit = settings.train.max_bad_steps
         if state.bad_streak >= limit and (settings.train.dtype != "fp16" or loss_scale <= 1.0):
             raise AgreedError(
-                f"step {state.step}: loss {loss:.4g}, gradient norm {grad_norm:.4g}: not finite for "
-                f"{state.bad_streak} steps in a row (train.max_bad_steps {limit}); lower "
-                "optimizer.lr or lengthen schedule.warmup_steps, and resume from the last checkpoint"
+                f"step {state.step}: loss {loss:.4g}, gradient norm {grad_norm:.4g}: not finite "
+                f"for {state.bad_streak} steps in a row (train.max_bad_steps {limit}); lower "
+                "optimizer.lr or lengthen schedule.warmup_steps, and resume from the last "
+                "checkpoint"
             )
 
 

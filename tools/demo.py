@@ -1,4 +1,4 @@
-"""`make demo`: a model trains over four processes, is stopped, goes on under another layout, writes.
+"""`make demo`: a model trains over four processes, is stopped, goes on in another layout, writes.
 
 Each act is a command that anybody could type; it is printed before it runs.
 """
@@ -50,6 +50,7 @@ def main() -> int:
 
 
 def title(text: str) -> None:
+    """Head an act."""
     print(f"\n{text}", flush=True)
 
 

@@ -8,6 +8,7 @@ all local to this tensor-parallel rank. megatron-core calls `CoreAttention` in [
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ class Documents(PackedSeqParams):
     def of(boundaries: tuple[int, ...], device: Any) -> Documents:
         """boundaries: 0, the start of every further document, the total length."""
         cumulative = torch.tensor(boundaries, dtype=torch.int32, device=device)
-        longest = max(b - a for a, b in zip(boundaries, boundaries[1:], strict=False))
+        longest = max(b - a for a, b in pairwise(boundaries))
         return Documents(
             qkv_format="thd",
             cu_seqlens_q=cumulative,
@@ -97,7 +98,7 @@ class CoreAttention(torch.nn.Module):
         v_SGD: torch.Tensor,
         boundaries: tuple[int, ...],
     ) -> torch.Tensor:
-        lengths = [b - a for a, b in zip(boundaries, boundaries[1:], strict=False)]
+        lengths = [b - a for a, b in pairwise(boundaries)]
         parts = zip(*(x.split(lengths) for x in (q_SND, k_SGD, v_SGD)), strict=True)
         outs = [
             self._attend(*(x.transpose(0, 1).unsqueeze(0) for x in part))

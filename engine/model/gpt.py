@@ -109,7 +109,7 @@ def _mark_expert_parameters(chunks: list[DecoderModel], mesh: Mesh) -> None:
         for chunk in chunks:
             for name, parameter in chunk.named_parameters():
                 if ".experts." in name:
-                    parameter.allreduce = False  # type: ignore[attr-defined]
+                    parameter.allreduce = False
 
 
 def _chunk(
@@ -137,11 +137,11 @@ def _chunk(
         post_process=last,
         parallel_output=True,
         share_embeddings_and_output_weights=model.tie_embeddings,
-        position_embedding_type=positions,  # type: ignore[arg-type]
+        position_embedding_type=positions,
         rotary_percent=rope.percent,
-        rotary_base=rope.theta,  # type: ignore[arg-type]
+        rotary_base=rope.theta,
         seq_len_interpolation_factor=rope.factor if rope.scaling == "linear" else None,
-        mtp_block_spec=mtp_spec(megatron, backend, pattern[-1]) if last else None,  # type: ignore[arg-type]
+        mtp_block_spec=mtp_spec(megatron, backend, pattern[-1]) if last else None,
         pg_collection=mesh.groups,
         vp_stage=stage,
     )

@@ -1,6 +1,6 @@
 """Initial weights as a function of (seed, parameter's global name, global index), and nothing else.
 
-Every element of every parameter is drawn from its own counter, so a rank can fill exactly its shard:
+Every element of every parameter is drawn from its own counter, so a rank can fill just its shard:
 the same seed is the same model under every layout, on one rank or a thousand. Where an element lies
 in the global tensor is read from megatron-core's sharded state dict, the same description that
 checkpoints are written by, so that names and offsets have one source.

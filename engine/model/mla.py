@@ -71,7 +71,7 @@ class KVDownProjection(ReplicatedLinear):
 
 
 class _Admitted:
-    """Compares equal to the replicated projections: the constructor below looks them up in a list."""
+    """Compares equal to the replicated projections, which a constructor looks up in a list."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, type) and issubclass(other, ReplicatedLinear)

@@ -12,7 +12,7 @@ class Loss:
     """A numerator to differentiate and the weight that will divide it.
 
     sum: 0-dim, differentiable. weight: 0-dim integer, the number of units (tokens, sequences) that
-    `sum` runs over. metrics: name -> (sum, weight), detached, reported as sum / weight over the step.
+    `sum` runs over. metrics: name -> (sum, weight), detached, reported as sum / weight of a step.
     """
 
     sum: torch.Tensor

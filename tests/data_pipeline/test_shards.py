@@ -95,7 +95,8 @@ def test_a_shard_loads_in_megatrons_gpt_dataset(tmp_path: Path) -> None:
 
     docs = [ids[ids != EOD] for ids in documents(200, 1000)]
     ours = write(tmp_path / "ours", docs, 1000, eod_id=EOD)
-    tokenizer = type("Tokenizer", (), {"eod": EOD, "pad": -1, "unique_identifiers": {}})()
+    known = {"vocab_size": 1000, "unique_identifiers": {}}
+    tokenizer = type("Tokenizer", (), {"eod": EOD, "pad": -1, **known})()
     config = gpt.GPTDatasetConfig(
         random_seed=3,
         sequence_length=32,

@@ -209,6 +209,7 @@ def _prepare() -> None:
     """Import whatever ranks need, and nothing that makes a tensor or a thread."""
     import pytest  # noqa: F401 - test modules import it
     import torch
+    import torch._dynamo  # noqa: F401 - the first optimizer imports it, which takes a second
 
     from trivium.engine import device
 

@@ -110,7 +110,7 @@ def run(work: Workload) -> None:
             logits = model(rows[:, :-1])
             loss = F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="sum")
             loss = loss / work.tokens
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             loss_sum += loss.item()
         nn.utils.clip_grad_norm_(model.parameters(), work.clip)
         optimizer.step()

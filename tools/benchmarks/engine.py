@@ -10,6 +10,8 @@ DEVICE = device.prepare()  # before anything imports megatron-core
 
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
+
+from tools.benchmarks.workload import Stopwatch, Workload  # noqa: E402
 from trivium.engine import config as configuration  # noqa: E402
 from trivium.engine import optimizer as optimizers  # noqa: E402
 from trivium.engine.batch import Batch  # noqa: E402
@@ -18,8 +20,6 @@ from trivium.engine.mesh import create_mesh  # noqa: E402
 from trivium.engine.model.gpt import build  # noqa: E402
 from trivium.engine.schema import RunConfig  # noqa: E402
 from trivium.engine.step import LanguageStep, run_microbatches  # noqa: E402
-
-from tools.benchmarks.workload import Stopwatch, Workload  # noqa: E402
 
 
 def run_config(work: Workload) -> RunConfig:

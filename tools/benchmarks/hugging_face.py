@@ -1,4 +1,4 @@
-"""The peer most people know: Hugging Face `Trainer` with `LlamaForCausalLM`, nothing switched on."""
+"""The peer most people know: Hugging Face `Trainer` with `LlamaForCausalLM`, as it comes."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import resource
 import time
 import zlib
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -101,7 +102,7 @@ class Stopwatch:
         """Print one line of JSON, the last of the process. Warm-up steps are left out of times."""
         after = self.marks[work.warmup :]
         assert len(after) == work.steps + 1
-        pairs = list(zip(after, after[1:], strict=False))
+        pairs = list(pairwise(after))
         answer = {
             "parameters": parameters,
             "mean_loss": mean_loss,  # over all steps, warm-up included

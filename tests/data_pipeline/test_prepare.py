@@ -1,0 +1,286 @@
+"""Preparing a corpus: whole or not there, once, and the same for any number of workers."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trivium.data_pipeline import encode, prepare
+from trivium.data_pipeline.content import document_hashes, hash_documents
+from trivium.data_pipeline.errors import InputError
+from trivium.data_pipeline.manifest import MANIFEST, Manifest, require_tokenizer
+from trivium.data_pipeline.prepare import CorpusSpec, prepare_corpus
+from trivium.data_pipeline.shards import Shard, ShardWriter, unigram_entropy
+from trivium.data_pipeline.tokenizer_training import train_tokenizer
+
+
+@pytest.fixture
+def texts() -> list[str]:
+    chance = random.Random(1)
+    words = ["".join(chance.choices("abcdefghij", k=chance.randint(2, 9))) for _ in range(300)]
+    return [" ".join(chance.choices(words, k=chance.randint(1, 60))) for _ in range(400)]
+
+
+@pytest.fixture
+def source(tmp_path: Path, texts: list[str]) -> Path:
+    path = tmp_path / "source.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+def spec(source: Path, **changed: Any) -> CorpusSpec:
+    return CorpusSpec(**({"sources": (str(source),), "vocab_size": 400, "workers": 1} | changed))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name != ".lock"}
+
+
+def test_what_comes_out(source, texts, tmp_path):
+    manifest = prepare_corpus(spec(source), tmp_path / "out")
+    assert sorted(contents(tmp_path / "out")) == [
+        "corpus.bin", "corpus.hash", "corpus.idx",
+        "manifest.json", "tokenizer.json", "tokenizer_config.json",
+    ]  # fmt: skip
+    tokenizer, shard = manifest.tokenizer(), Shard(manifest.prefix)
+    assert manifest.documents == shard.num_documents == len(texts)
+    assert manifest.tokens == shard.num_tokens
+    assert manifest.bytes == sum(len(text.encode()) for text in texts)
+    assert (manifest.dtype, manifest.vocab_size) == ("uint16", tokenizer.vocab_size)
+    assert manifest.tokenizer_fingerprint == tokenizer.fingerprint
+    for number, text in enumerate(texts):
+        *ids, end = shard.document(number).tolist()
+        assert end == tokenizer.eod_id == manifest.eod_id
+        assert tokenizer.decode(ids) == text
+    assert manifest.unigram_entropy == pytest.approx(unigram_entropy(shard.token_counts()))
+    expected = hash_documents(shard.tokens, shard.document_offsets)
+    assert (document_hashes(shard) == expected).all()
+    assert Manifest.load(manifest.prefix) == manifest == Manifest.load(tmp_path / "out")
+    manifest.check(every_byte=True)
+
+
+def test_the_same_wherever_and_by_however_many(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(encode, "_BATCH", 2000)
+    one = prepare_corpus(spec(source), tmp_path / "one")
+    two = prepare_corpus(spec(source, workers=2), tmp_path / "two")
+    assert contents(one.directory) == contents(two.directory)
+
+
+def test_the_second_time_is_a_look(source, tmp_path, monkeypatch):
+    first = prepare_corpus(spec(source), tmp_path / "out")
+    before = contents(tmp_path / "out")
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("prepared again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "_build", never)
+        assert prepare_corpus(spec(source, workers=2), tmp_path / "out") == first
+    assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("what", ["spec", "source", "shard", "manifest", "index"])
+def test_prepared_again_where_something_changed(what, source, tmp_path):
+    first = prepare_corpus(spec(source), tmp_path / "out")
+    before = contents(tmp_path / "out")
+    changed = spec(source)
+    if what == "spec":
+        changed = spec(source, append_eod=False)
+    elif what == "source":
+        source.write_text(source.read_text() + '{"text": "one more"}\n')
+    else:
+        name = {"shard": "corpus.bin", "manifest": MANIFEST, "index": "corpus.idx"}[what]
+        path = tmp_path / "out" / name
+        path.write_bytes(path.read_bytes()[:-3])
+        with pytest.raises(InputError, match="prepare the corpus again"):
+            Manifest.load(tmp_path / "out")
+    again = prepare_corpus(changed, tmp_path / "out")
+    again.check(every_byte=True)
+    if what in ("spec", "source"):
+        assert again.spec_hash != first.spec_hash
+    else:
+        assert contents(tmp_path / "out") == before
+
+
+def test_killed_at_any_time_it_is_not_there_or_whole(source, tmp_path):
+    whole = contents(prepare_corpus(spec(source), tmp_path / "whole").directory)
+    out = tmp_path / "out"
+    program = (
+        "import sys, time\n"
+        "from trivium.data_pipeline import encode, prepare\n"
+        "encode._BATCH = 500\n"
+        "def slowly(self, texts, call=encode._Encoder.__call__):\n"
+        "    time.sleep(0.01); print(flush=True); return call(self, texts)\n"
+        "encode._Encoder.__call__ = slowly\n"
+        "s = prepare.CorpusSpec(sources=(sys.argv[1],), vocab_size=400, workers=1)\n"
+        "prepare.prepare_corpus(s, sys.argv[2])\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    for batches in (1, 30):
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, str(source), str(out)],
+            stdout=subprocess.PIPE, env=environment,
+        )  # fmt: skip
+        assert process.stdout is not None
+        for _ in range(batches):
+            assert process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        assert not (out / MANIFEST).exists()
+        with pytest.raises(InputError, match="not prepared, or was interrupted"):
+            Manifest.load(out)
+    prepare_corpus(spec(source), out)
+    assert contents(out) == whole
+    assert not (out / ".staging").exists()
+
+
+def test_killed_between_moving_files_it_is_not_there(source, tmp_path, monkeypatch):
+    prepare_corpus(spec(source, vocab_size=300), tmp_path / "out")  # an older one lies there
+    for moves in range(6):
+        left = moves
+
+        def sometimes(a: Any, b: Any, real: Any = os.replace) -> None:
+            nonlocal left
+            if Path(a).parent.name == ".staging" and not str(a).endswith(".tmp"):
+                if left == 0:
+                    raise KeyboardInterrupt
+                left -= 1
+            real(a, b)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", sometimes)
+            try:
+                prepare_corpus(spec(source), tmp_path / "out")
+            except KeyboardInterrupt:
+                assert not (tmp_path / "out" / MANIFEST).exists()
+    prepare_corpus(spec(source), tmp_path / "out").check(every_byte=True)
+
+
+def test_full_disk(source, tmp_path, monkeypatch):
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(InputError, match="the disk is full"):
+            prepare_corpus(spec(source), tmp_path / "out")
+    assert contents(tmp_path / "out") == {}
+    assert not (tmp_path / "out" / ".staging").exists()
+    prepare_corpus(spec(source), tmp_path / "out")
+
+
+def test_a_folder_that_cannot_be(source, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot write here"):
+        prepare_corpus(spec(source), tmp_path / "file" / "out")
+
+
+def test_bad_encoding_names_file_and_byte(tmp_path):
+    (tmp_path / "bad.txt").write_bytes("grüße\n".encode() + b"\xe9t\xe9\n")
+    with pytest.raises(InputError, match=r"bad\.txt: byte 8 \(0xe9\) is not UTF-8.*iconv"):
+        prepare_corpus(spec(tmp_path / "bad.txt"), tmp_path / "out")
+    (tmp_path / "good.txt").write_text("good " * 200)
+    manifest = prepare_corpus(
+        spec(tmp_path / "bad.txt", sources=(f"{tmp_path}/*.txt",), on_error="skip"), tmp_path / "out"
+    )
+    assert (manifest.documents, manifest.skipped) == (1, 1)
+
+
+def test_no_text_at_all(tmp_path):
+    (tmp_path / "empty.txt").write_text(" \n")
+    with pytest.raises(InputError, match="no text"):
+        prepare_corpus(spec(tmp_path / "empty.txt"), tmp_path / "out")
+
+
+def test_two_at_once_make_one(source, tmp_path, monkeypatch):
+    built = []
+    build = prepare._build
+
+    def slowly(*arguments: Any) -> Manifest:
+        built.append(1)
+        time.sleep(0.2)
+        return build(*arguments)
+
+    monkeypatch.setattr(prepare, "_build", slowly)
+    made: list[Manifest] = []
+    threads = [
+        threading.Thread(target=lambda: made.append(prepare_corpus(spec(source), tmp_path / "out")))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made[0] == made[1]
+    assert built == [1]
+
+
+def test_reads_no_further_ahead_than_a_few_batches(monkeypatch):
+    monkeypatch.setattr(encode, "_BATCH", 100)
+    read = 0
+
+    def endless() -> Any:
+        nonlocal read
+        for read in range(10_000):  # noqa: B007
+            yield "x" * 100
+
+    tokenizer = train_tokenizer("bpe", prepare.read_documents([__file__]), 300)
+    batches = encode.encode_documents(endless(), tokenizer, workers=2)
+    first = next(batches)
+    assert read < 50
+    assert first.lengths.tolist() == [101] or len(first.lengths) == 1
+    batches.close()  # type: ignore[attr-defined]
+
+
+def test_progress_is_told(source, tmp_path):
+    told: list[tuple[str, int, int]] = []
+    prepare_corpus(spec(source), tmp_path / "out", lambda *news: told.append(news))
+    size = source.stat().st_size
+    assert {total for _, _, total in told} == {size}
+    assert [stage for stage, done, total in told if done == total][-1] == "encoding"
+    assert list(dict.fromkeys(stage for stage, _, _ in told)) == ["sampling text", "encoding"]
+
+
+def test_the_wrong_tokenizer_is_named(source, tmp_path):
+    manifest = prepare_corpus(spec(source), tmp_path / "out")
+    other = train_tokenizer("bpe", prepare.read_documents([__file__]), 350, tmp_path / "other")
+    require_tokenizer(manifest.prefix, manifest.tokenizer())
+    with pytest.raises(InputError, match=r"bpe: wrong tokenizer.*corpus was made with another"):
+        require_tokenizer(manifest.prefix, other)
+    with ShardWriter(tmp_path / "foreign", dtype=np.int32) as writer:
+        writer.add_document([1, 2, 70_000])
+    with pytest.raises(InputError, match="foreign: holds token id 70000.*bpe has ids below 350"):
+        require_tokenizer(tmp_path / "foreign", other)
+
+
+def test_a_prepared_corpus_can_be_moved(source, tmp_path):
+    manifest = prepare_corpus(spec(source), tmp_path / "out")
+    shutil.move(tmp_path / "out", tmp_path / "moved")
+    moved = Manifest.load(tmp_path / "moved")
+    assert moved.tokenizer().fingerprint == manifest.tokenizer_fingerprint
+    assert str(tmp_path) not in json.dumps(
+        {k: v for k, v in json.loads((tmp_path / "moved" / MANIFEST).read_text()).items()
+         if k != "spec"}
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"name": "a/b"}, {"sources": "/"}, {"on_error": "ignore"}, {"split_text": "words"}, {"workers": -1}]
+)
+def test_a_spec_is_judged_at_once(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        CorpusSpec(**wrong)
