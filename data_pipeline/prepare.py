@@ -61,8 +61,9 @@ class CorpusSpec:
     workers: int = 0  # encoding processes; 0: one for each core. The result is the same for any
 
     def __post_init__(self) -> None:
-        if isinstance(self.sources, str):  # else each of its characters would be a source
-            raise InputError(f"sources {self.sources!r}: give a list, also of one")
+        sources: object = self.sources
+        if isinstance(sources, str):  # else each of its characters would be a source
+            raise InputError(f"sources {sources!r}: give a list, also of one")
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise InputError(f"name {self.name!r}: a file name without folders")
         for field, known in (
@@ -80,7 +81,7 @@ class CorpusSpec:
         return _hash_of(self._deciding())
 
     def _deciding(self) -> dict[str, Any]:
-        fields = asdict(self)
+        fields = asdict(self) | {"sources": list(self.sources)}  # as it reads back from JSON
         del fields["workers"]
         if self.tokenizer not in KINDS:
             for unused in ("vocab_size", "tokenizer_bytes", "seed"):

@@ -187,16 +187,10 @@ def _data(config: RunConfig) -> Iterator[str]:
 
 def _schedule(config: RunConfig) -> Iterator[str]:
     schedule, lr = config.schedule, config.optimizer.lr
-    end = schedule.decay_steps or config.train.steps
     if schedule.min_lr > lr:
         yield (
             f"schedule.min_lr={schedule.min_lr:g}: must be at most optimizer.lr={lr:g}; lower it "
             "or raise optimizer.lr"
-        )
-    if schedule.kind != "constant" and schedule.warmup_steps >= end:
-        yield (
-            f"schedule.warmup_steps={schedule.warmup_steps}: must be below the {end} steps of the "
-            "schedule; lower it or raise train.steps (schedule.decay_steps where it is set)"
         )
 
 

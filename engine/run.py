@@ -35,7 +35,7 @@ def run(config: RunConfig, place: Device) -> None:
     config = replace(config, model=replace(config.model, vocab_size=vocab_size))
     layout = ParallelLayout.of(config.parallel, dist.get_world_size())
     mesh = create_mesh(layout, config.seed, config.parallel.timeout_minutes)
-    on_first(partial(_open_folder, config))
+    on_first(partial(_check_folder, config))
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
         trainer = Trainer(config, mesh, place, corpus.train, corpus.validation)
@@ -43,6 +43,7 @@ def run(config: RunConfig, place: Device) -> None:
         if start is not None:
             path, weights_only = start
             trainer.state = trainer.checkpoints.load(path, weights_only)
+        on_first(partial(_write_config, config))
         utilization = measure_utilization(config, place)
         observer: Observer | Silent = Silent()
         if first:
@@ -65,15 +66,19 @@ def run(config: RunConfig, place: Device) -> None:
         observer.finish(finished)
 
 
-def _open_folder(config: RunConfig) -> None:
-    """Create the run folder with its config.yaml."""
+def _check_folder(config: RunConfig) -> None:
+    """Refuse to begin anew where a run already is."""
     folder = Path(config.run.dir)
     if not config.run.resume and checkpoint.complete(folder / "checkpoints"):
         raise InputError(
             f"run.dir {folder}: holds checkpoints of an earlier run and run.resume is false; "
             "give another run.dir, remove it, or set run.resume=true"
         )
-    write_atomic(folder / "config.yaml", dump_yaml(config).encode())
+
+
+def _write_config(config: RunConfig) -> None:
+    """config.yaml says how the run goes on from here: written once that is certain."""
+    write_atomic(Path(config.run.dir) / "config.yaml", dump_yaml(config).encode())
 
 
 def _starting_point(config: RunConfig) -> tuple[Path, bool] | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -58,18 +59,34 @@ def torchrun(processes: int, *arguments: str) -> subprocess.Popen[bytes]:
     """Start a run and say how."""
     print(f"$ torchrun --nproc-per-node {processes} {' '.join(arguments)}", flush=True)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return subprocess.Popen([*launch, "--nproc-per-node", str(processes), *arguments])
+    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    return subprocess.Popen(
+        [*launch, "--nproc-per-node", str(processes), *arguments], env=os.environ | threads
+    )
 
 
 def stop_after(run: subprocess.Popen[bytes], metrics: Path, step: int) -> None:
-    """Send SIGTERM once `step` is in the metrics; wait until the run has saved and left."""
+    """Send SIGTERM once `step` is in the metrics; wait until the run has saved and left.
+
+    One rank is told, and the ranks agree. torchrun would pass the signal on to all of them as well,
+    but says so with a traceback of its own.
+    """
     while run.poll() is None:
         if metrics.exists() and len(metrics.read_bytes().splitlines()) >= step:
-            run.send_signal(signal.SIGTERM)
+            os.kill(first_rank(run.pid), signal.SIGTERM)
             run.wait()
             return
         time.sleep(0.2)
     raise InputError(f"the run ended with status {run.returncode} before step {step}; see above")
+
+
+def first_rank(launcher: int) -> int:
+    """A process that torchrun has started; torchrun itself where the system does not tell."""
+    try:
+        children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    except OSError:
+        children = []
+    return int(children[0]) if children else launcher
 
 
 def tell(folder: Path) -> None:

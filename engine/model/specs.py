@@ -8,6 +8,7 @@ other providers with the same checkpoint keys.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.models.backends import BackendSpecProvider
@@ -35,6 +36,7 @@ from megatron.core.transformer.transformer_layer import (
 
 from trivium.engine.model.attention import CoreAttention
 from trivium.engine.model.mla import KVDownProjection, LatentAttention, ReplicatedLinear
+from trivium.engine.model.mtp import PredictionHead
 from trivium.engine.model.norm import Norm
 
 
@@ -149,5 +151,5 @@ def mtp_spec(
     if not config.mtp_num_layers:
         return None
     layer = layer_spec(config, backend, moe)
-    head = get_mtp_layer_spec_for_backend(layer, backend)
+    head = replace(get_mtp_layer_spec_for_backend(layer, backend), module=PredictionHead)
     return MultiTokenPredictionBlockSubmodules(layer_specs=[head] * config.mtp_num_layers)

@@ -195,7 +195,8 @@ def test_bad_encoding_names_file_and_byte(tmp_path):
         prepare_corpus(spec(tmp_path / "bad.txt"), tmp_path / "out")
     (tmp_path / "good.txt").write_text("good " * 200)
     manifest = prepare_corpus(
-        spec(tmp_path / "bad.txt", sources=(f"{tmp_path}/*.txt",), on_error="skip"), tmp_path / "out"
+        spec(tmp_path / "bad.txt", sources=(f"{tmp_path}/*.txt",), on_error="skip"),
+        tmp_path / "out",
     )
     assert (manifest.documents, manifest.skipped) == (1, 1)
 
@@ -263,7 +264,7 @@ def test_the_wrong_tokenizer_is_named(source, tmp_path):
         require_tokenizer(manifest.prefix, other)
     with ShardWriter(tmp_path / "foreign", dtype=np.int32) as writer:
         writer.add_document([1, 2, 70_000])
-    with pytest.raises(InputError, match="foreign: holds token id 70000.*bpe has ids below 350"):
+    with pytest.raises(InputError, match=r"foreign: holds token id 70000.*bpe has ids below 350"):
         require_tokenizer(tmp_path / "foreign", other)
 
 
@@ -279,7 +280,14 @@ def test_a_prepared_corpus_can_be_moved(source, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"name": "a/b"}, {"sources": "/"}, {"on_error": "ignore"}, {"split_text": "words"}, {"workers": -1}]
+    "wrong",
+    [
+        {"name": "a/b"},
+        {"sources": "/"},
+        {"on_error": "ignore"},
+        {"split_text": "words"},
+        {"workers": -1},
+    ],
 )
 def test_a_spec_is_judged_at_once(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):

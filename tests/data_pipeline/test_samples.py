@@ -1,4 +1,4 @@
-"""Samples: a pure function of content, blend, seed, split, length and index, and of nothing else."""
+"""Samples: a pure function of content, blend, seed, split, length and index; of nothing else."""
 
 from __future__ import annotations
 
@@ -132,8 +132,9 @@ def test_where_the_files_lie_does_not_matter(numbered, tmp_path):
         shutil.copy(path(numbered), path(moved))
     assert samples(moved).fingerprint == samples(numbered).fingerprint
     chosen = np.arange(0, 5000, 37)
-    assert (samples(moved).gather(chosen)["tokens"] == samples(numbered).gather(chosen)["tokens"])\
-        .all()
+    assert (
+        samples(moved).gather(chosen)["tokens"] == samples(numbered).gather(chosen)["tokens"]
+    ).all()
 
 
 def test_the_order_is_pinned(numbered):
@@ -231,9 +232,7 @@ def test_the_order_in_which_sources_are_named_does_not_matter(three):
 
 
 def test_weights_are_shares(three):
-    assert blended([(p, 10 * w) for p, w in three]).weights == pytest.approx(
-        blended(three).weights
-    )
+    assert blended([(p, 10 * w) for p, w in three]).weights == pytest.approx(blended(three).weights)
     with pytest.raises(InputError, match=r"s0: weight 0"):
         blended([(three[0][0], 0.0), three[1]])
 

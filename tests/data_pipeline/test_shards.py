@@ -72,9 +72,7 @@ def test_documents_of_several_sequences(tmp_path: Path, dtype: str) -> None:
     torch = pytest.importorskip("torch")
     megatron = pytest.importorskip("megatron.core.datasets.indexed_dataset")
     docs = [([1, 2, 3, 4, 5], [2, 3]), ([6], [1]), ([7, 8], [0, 2]), ([], [])]
-    builder = megatron.IndexedDatasetBuilder(
-        f"{tmp_path}/theirs.bin", dtype=getattr(np, dtype)
-    )
+    builder = megatron.IndexedDatasetBuilder(f"{tmp_path}/theirs.bin", dtype=getattr(np, dtype))
     with ShardWriter(tmp_path / "ours", dtype=dtype) as writer:
         for ids, lengths in docs:
             builder.add_document(torch.tensor(ids), lengths)
@@ -112,7 +110,9 @@ def test_a_shard_loads_in_megatrons_gpt_dataset(tmp_path: Path) -> None:
     )
     indexed = IndexedDataset(str(tmp_path / "ours"))
     assert [indexed[i].tolist() for i in range(200)] == [[*ids, EOD] for ids in docs]
-    dataset = gpt.GPTDataset(indexed, str(tmp_path / "ours"), np.arange(200), 50, Split.train, config)
+    dataset = gpt.GPTDataset(
+        indexed, str(tmp_path / "ours"), np.arange(200), 50, Split.train, config
+    )
     stream = [ours.document(int(i)).tolist() for i in dataset.document_index]
     flat = np.array([token for ids in stream for token in ids])
     for i in range(10):
@@ -245,7 +245,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     else:
         writer._stream.close()
         writer._stream = FullFile()  # type: ignore[assignment]
-    with pytest.raises(InputError, match="the disk is full .* free some space"):
+    with pytest.raises(InputError, match=r"the disk is full .* free some space"):
         with writer:
             writer.add_document([1, 2, 3])
     assert list(tmp_path.iterdir()) == []

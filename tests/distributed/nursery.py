@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import gc
 import importlib
 import os
 import pickle
@@ -217,6 +218,8 @@ def _prepare() -> None:
     torch.set_num_threads(1)
     for module in ("optimizer", "step", "model.gpt"):
         importlib.import_module(f"trivium.engine.{module}")
+    gc.collect()
+    gc.freeze()  # or the first collection of every rank copies each page that holds an object
 
 
 def main() -> None:

@@ -7,23 +7,30 @@ nearly all that the whole product would, in a few dozen rows instead of millions
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 Row = Mapping[str, Hashable]
 
 
-def pairs(row: Row) -> Iterator[tuple[Hashable, Hashable]]:
-    """Every pair of (factor, value) that `row` holds."""
-    return itertools.combinations(sorted(row.items()), 2)
+def cover(
+    rows: Sequence[Row],
+    cost: Callable[[Row], float],
+    wanted: Callable[[str, str], bool] = lambda one, other: True,
+) -> list[Row]:
+    """A subset that holds every wanted pair that any of `rows` holds, cheap rows preferred.
 
-
-def cover(rows: Sequence[Row], cost: Callable[[Row], float]) -> list[Row]:
-    """A subset that holds every pair that any of `rows` holds, cheap rows preferred.
-
-    Greedy: the row with most new pairs for its cost, the earliest where several tie.
+    wanted: of two factors, in alphabetical order, whether pairs of their values count. Greedy: the
+    row with most new pairs for its cost, the earliest where several tie.
     """
-    bits: dict[tuple[Hashable, Hashable], int] = {}
-    held = [sum(1 << bits.setdefault(pair, len(bits)) for pair in pairs(row)) for row in rows]
+    bits: dict[Hashable, int] = {}
+
+    def pairs(row: Row) -> int:
+        combined = itertools.combinations(sorted(row.items()), 2)
+        return sum(
+            1 << bits.setdefault(pair, len(bits)) for pair in combined if wanted(*dict(pair))
+        )
+
+    held = [pairs(row) for row in rows]
     costs = [cost(row) for row in rows]
     left = (1 << len(bits)) - 1
     chosen = []

@@ -27,9 +27,8 @@ MODEL: dict[str, dict[str, dict[str, Any]]] = {
     },
     "position": {
         "rope": {},
-        "interleaved": {"rope": RopeConfig(interleaved=True)},
+        "interleaved": {"rope": RopeConfig(interleaved=True, scaling="linear", factor=4.0)},
         "partial": {"rope": RopeConfig(percent=0.5)},
-        "linear": {"rope": RopeConfig(scaling="linear", factor=4.0)},
         "llama3": {"rope": RopeConfig(scaling="llama3", factor=8.0, original_max_position=16)},
         "yarn": {"rope": RopeConfig(scaling="yarn", factor=4.0, original_max_position=16)},
         "learned": {"position": "learned"},
@@ -90,7 +89,7 @@ LAYOUT: dict[str, tuple[str, ...]] = {
     "pp": ("", "pp2", "pp2 vpp2", "pp4"),
     "ep": ("", "ep2", "ep4"),
     "etp": ("", "etp2"),
-    "dp": ("", "dp2", "dp4"),
+    "dp": ("", "dp2"),
     "overlap": ("", "overlap"),
     "zero": ("", "zero"),
 }
@@ -144,6 +143,14 @@ def _sample(count: int, seed: int) -> Iterator[Row]:
         yield row
 
 
-def covering_rows() -> list[Row]:
-    """Rows that hold every legal pair of features, of axes, and of a feature and an axis."""
-    return cover(list(_sample(800, seed=0)), lambda row: 2 + layout(layout_of_row(row))[1])
+def covering_rows(every_pair: bool) -> list[Row]:
+    """Rows that hold every legal pair of axes, and of an axis and a feature.
+
+    With `every_pair`, those of two features as well.
+    """
+
+    def wanted(one: str, other: str) -> bool:
+        return every_pair or one in LAYOUT or other in LAYOUT
+
+    rows = list(_sample(800, seed=0))
+    return cover(rows, lambda row: 2 + layout(layout_of_row(row))[1], wanted)

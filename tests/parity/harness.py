@@ -82,7 +82,7 @@ class _Run:
         self.mesh = create_mesh(layout, config.seed)
         chunks = build(config, self.mesh)
         if rough:
-            _roughen(chunks, config.seed, self.mesh)
+            _roughen(chunks, config, self.mesh)
         self.chunks = wrap(chunks, config, self.mesh)
         self.optimizer = create_optimizer(self.chunks, config, self.mesh)
         self.step = LanguageStep(config, self.mesh)
@@ -99,14 +99,15 @@ class _Run:
         return run_microbatches(self.step, self.chunks, batches, self.mesh)
 
 
-def _roughen(chunks: Sequence[Any], seed: int, mesh: Mesh) -> None:
+def _roughen(chunks: Sequence[Any], config: RunConfig, mesh: Mesh) -> None:
     """Weights with softmaxes that are not flat, biases that are not 0, gains that are not 1."""
+    centre = 0.0 if config.model.norm_zero_centered else 1.0
     with torch.no_grad():
         for shard in _shards(chunks, {"dp_cp_group": mesh.groups.dp_cp}):
             vector = len(shard.data.shape) == 1
-            _fill_normal(shard, seed + 1, 0.3 if vector else 0.1)
+            _fill_normal(shard, config.seed + 1, 0.3 if vector else 0.1)
             if vector and shard.key.endswith("weight"):
-                shard.data.add_(1.0)
+                shard.data.add_(centre)
 
 
 def _micro_batches(config: RunConfig, mesh: Mesh, step: int) -> Iterator[dict[str, np.ndarray]]:
