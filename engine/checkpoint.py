@@ -48,6 +48,7 @@ from trivium.engine.config import dump_yaml, to_dict, training_fingerprint
 from trivium.engine.mesh import Mesh
 from trivium.engine.schema import RunConfig
 from trivium.engine.state import TrainState
+from trivium.engine.units import format_bytes
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -147,8 +148,8 @@ class Checkpointer:
         if free < size:
             folder.rmdir()
             raise InputError(
-                f"checkpoint {folder.parent}: needs {size / 1e9:.2f} GB, the disk has "
-                f"{free / 1e9:.2f} GB free; free space or lower checkpoint.keep "
+                f"checkpoint {folder.parent}: needs {format_bytes(size)}, the disk has "
+                f"{format_bytes(free)} free; free space or lower checkpoint.keep "
                 f"(now {self.config.checkpoint.keep}), and start again to resume"
             )
 
@@ -294,6 +295,7 @@ class Checkpointer:
             return tree
         tree["optimizer"] = {}
         for index, part in self._parts():
+            part.init_state_fn(part.optimizer, part.config)  # no update may have been applied yet
             state = part.sharded_state_dict(model, is_loading=loading, metadata=self.metadata)
             if isinstance(part, DistributedOptimizer):
                 for tensors in state["param_state"].values():

@@ -40,7 +40,7 @@ class LanguageStep:
         batch = next(batches)
         tokens, positions = batch.tokens, batch.positions
         if batch.documents is not None:
-            tokens, positions = tokens.view(1, -1), positions.view(1, -1)
+            tokens, positions = tokens.reshape(1, -1), positions.reshape(1, -1)
         output = model(
             input_ids=tokens,
             position_ids=positions,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.transformer_config import MLATransformerConfig
@@ -92,7 +93,7 @@ def _parallel(config: RunConfig) -> dict[str, Any]:
         "overlap_p2p_comm": interleaved,
         "batch_p2p_comm": not interleaved,
         # gloo's isend still reads the tensor when the schedule would free it
-        "deallocate_pipeline_outputs": torch.cuda.is_available(),
+        "deallocate_pipeline_outputs": dist.get_backend() != "gloo",
     }
 
 

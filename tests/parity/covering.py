@@ -6,29 +6,23 @@ nearly all that the whole product would, in a few dozen rows instead of millions
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
 Row = Mapping[str, Hashable]
 
 
 def cover(
-    rows: Sequence[Row],
-    cost: Callable[[Row], float],
-    wanted: Callable[[str, str], bool] = lambda one, other: True,
+    rows: Sequence[Row], factors: Sequence[tuple[str, str]], cost: Callable[[Row], float]
 ) -> list[Row]:
-    """A subset that holds every wanted pair that any of `rows` holds, cheap rows preferred.
+    """A subset that holds every pair of values of `factors` that any of `rows` holds.
 
-    wanted: of two factors, in alphabetical order, whether pairs of their values count. Greedy: the
-    row with most new pairs for its cost, the earliest where several tie.
+    Greedy: the row with most new pairs for its cost, the earliest where several tie.
     """
     bits: dict[Hashable, int] = {}
 
     def pairs(row: Row) -> int:
-        combined = itertools.combinations(sorted(row.items()), 2)
-        return sum(
-            1 << bits.setdefault(pair, len(bits)) for pair in combined if wanted(*dict(pair))
-        )
+        held = ((one, other, row[one], row[other]) for one, other in factors)
+        return sum(1 << bits.setdefault(pair, len(bits)) for pair in held)
 
     held = [pairs(row) for row in rows]
     costs = [cost(row) for row in rows]

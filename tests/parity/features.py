@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import random
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -126,31 +128,54 @@ def name_of_row(row: Row) -> str:
     return ",".join([layout_of_row(row).replace(" ", "."), *unusual])
 
 
-def _sample(count: int, seed: int) -> Iterator[Row]:
-    """Random legal rows of at least two ranks."""
-    draw = random.Random(seed)
-    factors = {factor: list(values) for factor, values in (LAYOUT | FACTORS).items()}
-    while count:
-        row = {factor: draw.choice(values) for factor, values in factors.items()}
-        name = layout_of_row(row)
-        if not 2 <= layout(name)[1] <= LARGEST_WORLD:
-            continue
-        try:
-            place(run_of_row(row), name)
-        except InputError:
-            continue
-        count -= 1
-        yield row
-
-
 def covering_rows(every_pair: bool) -> list[Row]:
     """Rows that hold every legal pair of axes, and of an axis and a feature.
 
     With `every_pair`, those of two features as well.
     """
+    draw = random.Random(0)
+    factors = {factor: list(values) for factor, values in (LAYOUT | FACTORS).items()}
+    wanted = [
+        pair
+        for pair in itertools.combinations(factors, 2)
+        if every_pair or not LAYOUT.keys().isdisjoint(pair)
+    ]
+    rows: list[Row] = []
+    for one, other in wanted:
+        for values in itertools.product(factors[one], factors[other]):
+            rows += _legal_rows(factors, {one: values[0], other: values[1]}, draw, count=1)
+    return cover(rows, wanted, lambda row: 2 + layout(layout_of_row(row))[1])
 
-    def wanted(one: str, other: str) -> bool:
-        return every_pair or one in LAYOUT or other in LAYOUT
 
-    rows = list(_sample(800, seed=0))
-    return cover(rows, lambda row: 2 + layout(layout_of_row(row))[1], wanted)
+def _legal_rows(
+    factors: Mapping[str, Sequence[str]], fixed: Row, draw: random.Random, count: int
+) -> Iterator[Row]:
+    """Up to `count` random rows with the `fixed` values, on 2 to 8 ranks, that resolve."""
+    for _ in range(10 * count):
+        row = {factor: draw.choice(values) for factor, values in factors.items()} | dict(fixed)
+        if draw.random() < 0.5:
+            row["moe"] = ""
+        row |= _without_conflicts(row, draw) | dict(fixed)
+        name = layout_of_row(row)
+        if not 2 <= layout(name)[1] <= LARGEST_WORLD:
+            continue
+        with contextlib.suppress(InputError):
+            place(run_of_row(row), name)
+            yield row
+            count -= 1
+            if count == 0:
+                return
+
+
+def _without_conflicts(row: Row, draw: random.Random) -> Row:
+    """Values to put in place of those that do not go together; only saves draws."""
+    better: dict[str, Hashable] = {}
+    if not row["moe"]:
+        better |= dict.fromkeys(("ep", "etp", *EXPERTS), "")
+    elif row["bias"] == "linear-bias":
+        better["bias"] = ""
+    if str(row["attention"]).startswith("mla"):
+        better |= {"qk-norm": "", "bias": "", "position": draw.choice(("rope", "yarn"))}
+    if row["position"] == "learned":
+        better["mtp"] = ""
+    return better
