@@ -1,0 +1,90 @@
+"""Core attention against softmax written out."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.distributed.pool import distributed
+
+
+def naive(q, k, v, window=None):
+    """[S, N, D], [T, G, D], [T, G, Dv] -> [S, N * Dv], in the dtype given."""
+    S, N, D = q.shape
+    T, G, _ = k.shape
+    k, v = (x.repeat_interleave(N // G, dim=1) for x in (k, v))
+    scores = torch.einsum("snd,tnd->nst", q, k) / D**0.5
+    query = torch.arange(T - S, T).unsqueeze(1)
+    key = torch.arange(T).unsqueeze(0)
+    seen = key <= query
+    if window is not None:
+        seen &= key > query - window
+    scores = scores.masked_fill(~seen, -torch.inf)
+    return torch.einsum("nst,tnd->snd", scores.softmax(-1), v).flatten(1)
+
+
+def core_attention(window=None):
+    from trivium.engine.model.attention import CoreAttention
+
+    size = None if window is None else (window - 1, 0)
+    config = SimpleNamespace(attention_dropout=0.0, window_size=size)
+    return CoreAttention(config, 1, None, "self")
+
+
+def tensors(S, T, N, G, D, Dv):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(S, 2, N, D), (T, 2, G, D), (T, 2, G, Dv)]
+    return [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
+
+
+CASES = {
+    "causal": (33, 33, 4, 4, 16, 16, None),
+    "grouped": (33, 33, 4, 2, 16, 16, None),
+    "window": (40, 40, 4, 4, 16, 16, 7),
+    "grouped window": (40, 40, 4, 1, 16, 16, 16),
+    "latent": (33, 33, 4, 4, 24, 16, None),
+    "one cached query": (1, 20, 4, 2, 16, 16, None),
+    "cached prefix": (5, 20, 4, 2, 16, 16, None),
+    "cached window": (5, 20, 4, 4, 16, 16, 6),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@distributed(1)
+def test_values_and_gradients(case):
+    S, T, N, G, D, Dv, window = CASES[case]
+    inputs = tensors(S, T, N, G, D, Dv)
+    ours = [x.clone().requires_grad_() for x in inputs]
+    theirs = [x.clone().requires_grad_() for x in inputs]
+    out = core_attention(window)(*ours)
+    columns = [naive(*(x[:, b] for x in theirs), window) for b in range(2)]
+    expected = torch.stack(columns, dim=1)
+    torch.testing.assert_close(out, expected)
+    (out * torch.arange(out.numel()).view_as(out)).sum().backward()
+    (expected * torch.arange(out.numel()).view_as(out)).sum().backward()
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.grad, other.grad)
+
+
+@distributed(1)
+def test_documents_do_not_see_each_other():
+    from trivium.engine.model.attention import Documents
+
+    q, k, v = (x[:, 0] for x in tensors(30, 30, 4, 2, 16, 16))
+    documents = Documents.of((0, 7, 8, 30), "cpu")
+    out = core_attention()(q, k, v, packed_seq_params=documents)
+    parts = [slice(0, 7), slice(7, 8), slice(8, 30)]
+    torch.testing.assert_close(out, torch.cat([naive(q[p], k[p], v[p]) for p in parts]))
+
+
+@distributed(1, timeout=120.0)
+def test_no_square_matrix_of_scores():
+    import resource
+
+    S = 12288  # one head's S x S in fp32 would be 576 MiB
+    q, k, v = (torch.randn(S, 1, 1, 32, requires_grad=True) for _ in range(3))
+    for window in (None, 256):
+        core_attention(window)(q, k, v).sum().backward()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < 900e6
