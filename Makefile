@@ -4,11 +4,12 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
-EXTRAS ?= dev
+EXTRAS ?= dev,parity
 ARGS   ?=
 
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.trivium-$(EXTRAS)
+BASE   := $(VENV)/.trivium
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 ROOMS  := engine kernels data_pipeline
 PYTHON_FILES := $(wildcard setup.py $(ROOMS) tools examples tests)
@@ -25,16 +26,21 @@ $(BIN)/python:
 	  { echo "Trivium needs Python 3.10 or newer; name one: make PYTHON=python3.11 ..." >&2; exit 2; }
 	@$(PYTHON) -m venv $(VENV)
 
-# setuptools first and no build isolation: torch needs setuptools anyway, a second copy only costs time
-$(STAMP): setup.py constraints.txt | $(BIN)/python
-	@echo "installing trivium[$(EXTRAS)] into $(VENV) (a minute or two, once)"
+# setuptools first and no build isolation: torch needs setuptools anyway, a second copy costs time
+$(BASE): setup.py constraints.txt | $(BIN)/python
+	@echo "installing trivium into $(VENV) (a minute or two, once)"
 	@$(PIP) setuptools
+	@$(PIP) --no-build-isolation --editable .
+	@touch $@
+
+$(STAMP): $(BASE)
+	@echo "installing trivium[$(EXTRAS)] into $(VENV)"
 	@$(PIP) --no-build-isolation --editable '.[$(EXTRAS)]'
 	@touch $@
 
 install: $(STAMP)  ## make .venv and install Trivium into it
 
-demo: $(STAMP)  ## pretrain a small MoE model over 4 processes, stop it, resume it, read its text
+demo: $(BASE)  ## pretrain a small MoE model over 4 processes, stop it, resume it, read its text
 	@$(BIN)/python tools/demo.py $(ARGS)
 
 test: $(STAMP)  ## the fast tests (on a CPU); ARGS='-k layout -x' goes to pytest
