@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
-from trivium.data_pipeline.errors import InputError
 from trivium.engine.config import resolve
 from trivium.engine.schema import ParallelConfig, RunConfig
 
@@ -62,11 +61,3 @@ def all_names(experts: bool) -> Iterator[str]:
         if layout(name)[1] <= LARGEST_WORLD:
             yield name
 
-
-def legal_names(config: RunConfig) -> Iterator[tuple[str, RunConfig, int]]:
-    """Every layout that `config` can be cut into, with the resolved run and its world size."""
-    for name in all_names(config.model.moe is not None):
-        try:
-            yield name, *place(config, name)
-        except InputError:
-            continue

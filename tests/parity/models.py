@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from trivium.engine.schema import (
@@ -25,10 +26,15 @@ LATENT = MLAConfig(
 )
 
 
+# For its width, as large as 0.02 is at a width of 1600. With 0.02 the latents and the normalised
+# queries of these models begin near 0, where normalising magnifies rounding a hundredfold.
+INIT_STD = 0.1
+
+
 def tiny(**fields: Any) -> ModelConfig:
     """A small dense decoder, with fields replaced."""
     sizes = {"num_layers": 4, "hidden_size": 64, "num_attention_heads": 4, "ffn_hidden_size": 128}
-    return ModelConfig(**sizes | {"vocab_size": 250} | fields)
+    return ModelConfig(**sizes | {"vocab_size": 250, "init_std": INIT_STD} | fields)
 
 
 MODELS = {
@@ -59,6 +65,15 @@ MODELS = {
         ),
     ),
 }
+
+
+def of_depth(model: ModelConfig, num_layers: int) -> ModelConfig:
+    """`model` with another number of layers; those added are as its last."""
+    moe = model.moe
+    if moe is not None and not isinstance(moe.layers, int):
+        pattern = (moe.layers + moe.layers[-1:] * num_layers)[:num_layers]
+        moe = replace(moe, layers=pattern)
+    return replace(model, num_layers=num_layers, moe=moe)
 
 
 def run_of(model: ModelConfig, train: TrainConfig | None = None, **data: Any) -> RunConfig:

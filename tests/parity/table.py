@@ -1,32 +1,46 @@
 """Layout parity over 20 steps: every tiny model, under every layout, against one rank.
 
 `python -m tests.parity.table` measures all of it (about an hour on 2 cores) and writes
-docs/parity.md; `--models dense,moe` measures some and prints. The fast suite measures a few layouts
-that hold every pair of a model and an axis, and of two axes (`covering_layouts`).
+docs/parity.md; `--models dense,moe` measures some and prints. The fast suite measures `FEW`.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import functools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from tests.distributed.pool import RankError, run_distributed
-from tests.parity.covering import Row, cover
 from tests.parity.harness import Trained, difference, merge, same_on_all_ranks, train
-from tests.parity.layouts import layout, legal_names, place
-from tests.parity.models import MODELS, STEPS, run_of
-from trivium.engine.schema import RunConfig
+from tests.parity.layouts import all_names, layout, place
+from tests.parity.models import MODELS, STEPS, of_depth, run_of
+from trivium.data_pipeline.errors import InputError
+from trivium.engine.schema import ParallelConfig, RunConfig
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "parity.md"
 COMMAND = "python -m tests.parity.table"
 TOLERANCE = 1e-5
 MOE_NORM_TOLERANCE = 1e-4
+
+# A few that leave no axis out; single steps under every pair of axes are in test_gradients.py.
+FEW = (
+    ("dense", "tp4"),
+    ("dense", "pp2 vpp2 dp2 zero"),
+    ("mtp", "tp2 pp2"),
+    ("mtp", "pp4 zero"),
+    ("mla", "tp2 sp"),
+    ("mla", "tp2 dp2 zero"),
+    ("moe", "ep2 dp2"),
+    ("moe", "tp2 sp ep2 zero"),
+    ("moe", "tp2 sp etp2 pp2 zero"),
+    ("deepseek", "tp2 sp pp2 ep2 zero"),
+    ("deepseek", "pp2 vpp2 dp2 ep2 zero"),
+)
 
 
 @dataclass(frozen=True)
@@ -55,16 +69,10 @@ class Result:
 
 
 def config_of(model: str, name: str) -> tuple[RunConfig, int]:
-    """The run of a model under a layout; 8 layers where the pipeline has 8 parts."""
-    described = MODELS[model]
+    """The run of a model under a layout, with one layer for each part of the pipeline, or two."""
     parallel, _ = layout(name)
-    if parallel.pp * parallel.vpp > described.num_layers:
-        changes: dict[str, Any] = {"num_layers": 8}
-        if described.moe is not None and not isinstance(described.moe.layers, int):
-            pattern = (*described.moe.layers, *described.moe.layers[-1:] * 4)
-            changes["moe"] = replace(described.moe, layers=pattern)
-        described = replace(described, **changes)
-    return place(run_of(described), name)
+    layers = max(2, parallel.pp * parallel.vpp)
+    return place(run_of(of_depth(MODELS[model], layers)), name)
 
 
 def measure(model: str, name: str) -> Result:
@@ -77,7 +85,7 @@ def measure(model: str, name: str) -> Result:
         nothing = float("nan")
         return Result(model, name, world_size, nothing, nothing, nothing, 0.0, str(error))
     seconds = time.monotonic() - began
-    expected = _alone(model, config.model.num_layers, config.train.micro_batch)
+    expected = _alone(config)
     history = same_on_all_ranks([rank.history for rank in ranks])
     apart: dict[str, float] = {}
     for step, reference in zip(history, expected.history, strict=True):
@@ -92,41 +100,24 @@ def measure(model: str, name: str) -> Result:
     return Result(model, name, world_size, loss, norm, max(weights.values()), seconds)
 
 
+def _alone(config: RunConfig) -> Trained:
+    """The same run on one rank: micro-batches of the same size, over which MoE balances."""
+    return _train_alone(replace(config, parallel=ParallelConfig(sp=False, zero=0)))
+
+
 @functools.cache
-def _alone(model: str, num_layers: int, micro_batch: int) -> Trained:
-    """One rank, with micro-batches of the same size, for the balancing loss is a mean over each."""
-    config, _ = config_of(model, "pp4 vpp2" if num_layers == 8 else "")
-    alone, _ = place(config, "")
-    alone = replace(alone, train=replace(alone.train, micro_batch=micro_batch))
-    [result] = run_distributed(train, 1, alone, timeout=600)
+def _train_alone(config: RunConfig) -> Trained:
+    [result] = run_distributed(train, 1, config, timeout=600)
     return result  # type: ignore[no-any-return]
 
 
 def every_layout(model: str) -> Iterator[str]:
-    """All layouts of up to 8 ranks, of which one rank with ZeRO-1 is the first."""
-    deep, _ = config_of(model, "pp4 vpp2")
-    for name, config, _ in legal_names(deep):
-        if name and (config.parallel.vpp, config.parallel.pp) != (1, 8):
-            yield name
-
-
-def covering_layouts(largest_world: int) -> list[tuple[str, str]]:
-    """(model, layout) that hold every pair of a model and an axis, and of two axes."""
-    rows: list[Row] = []
-    for model in MODELS:
-        for name in every_layout(model):
-            if layout(name)[1] <= largest_world:
-                words = {word.rstrip("0123456789"): word for word in name.split()}
-                axes = ("tp", "sp", "pp", "vpp", "ep", "etp", "dp", "zero")
-                axes_of_row = {axis: words.get(axis, "") for axis in axes}
-                rows.append({"model": model, "layout": name} | axes_of_row)
-    factors = [
-        (one, other)
-        for index, one in enumerate(("model", *axes))
-        for other in axes[index:]
-    ]
-    chosen = cover(rows, factors, lambda row: 1 + layout(str(row["layout"]))[1])
-    return sorted((str(row["model"]), str(row["layout"])) for row in chosen)
+    """All legal layouts of up to 8 ranks, but for one rank without ZeRO-1, the reference."""
+    for name in all_names(experts=MODELS[model].moe is not None):
+        with contextlib.suppress(InputError):
+            config_of(model, name)
+            if name:
+                yield name
 
 
 def table_of(results: Sequence[Result]) -> str:
