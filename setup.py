@@ -78,6 +78,7 @@ setup(
         "matplotlib>=3.8",
         "numpy>=1.26",
         "orjson>=3.9",
+        "psutil>=5.9",
         "pyyaml>=6.0",
         "rich>=13.7",
         "sentencepiece>=0.2",

@@ -9,6 +9,7 @@ right there (`model/`) and not here. `apply` asserts the version range that was 
 from __future__ import annotations
 
 import importlib.util
+import queue
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ def apply() -> None:
     _without_transformer_engine()
     _aux_loss_scale()
     _adam()
+    _rotary()
+    _checkpoint_writer()
     _applied = True
 
 
@@ -123,3 +126,41 @@ def _adam() -> None:
         optimizer.USING_PYTORCH_OPTIMIZER = False
         distributed.Adam = FusedAdamW
         distributed.HAVE_APEX_OR_TE = True
+
+
+def _rotary() -> None:
+    """models/common/embeddings: the slot of a fused kernel is empty without Transformer Engine."""
+    from trivium.engine.model import rotary
+
+    rotary.install()
+
+
+def _checkpoint_writer() -> None:
+    """dist_checkpointing/strategies/filesystem_async.py: forks a process for each file and waits
+    for it without end, even if it has died. Here files are written where they are asked for."""
+    from megatron.core.dist_checkpointing.strategies import filesystem_async
+
+    writer = filesystem_async.FileSystemWriterAsync
+
+    def write(
+        transforms: list[Any], use_msc: bool, rank: int, buckets: list[Any], results: Any
+    ) -> None:
+        del use_msc, rank
+        written: dict[int, Any] | Exception = {}
+        for index, bucket in enumerate(buckets):
+            answer: queue.Queue[Any] = queue.Queue()
+            counter: queue.Queue[Any] = queue.Queue()
+            counter.put(index)
+            try:
+                writer.write_preloaded_data(transforms, index, bucket, answer, counter, True)
+                _, outcome = answer.get_nowait()
+            except Exception as error:
+                outcome = error
+            if isinstance(outcome, Exception):
+                written = outcome
+                break
+            assert isinstance(written, dict)
+            written[index] = outcome
+        results.put(written)
+
+    writer.write_preloaded_data_multiproc = staticmethod(write)

@@ -13,9 +13,11 @@ silently taking another path later. Tested with megatron-core 0.16.1.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import multiprocessing
 import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +44,8 @@ def install() -> None:
     _compiler()
     _megatron_random()
     _megatron_checkpoint()
+    _weight_gradients()
+    _memory()
     _installed = True
 
 
@@ -271,6 +275,20 @@ def _collectives() -> None:
 
     _replace(dist, "reduce_scatter", reduce_scatter_)
 
+    def unless_alone(collective: Callable[..., Any]) -> Callable[..., Any]:
+        """Skip a collective of one rank whose output is its input already."""
+
+        @functools.wraps(collective)
+        def wrapper(output: torch.Tensor, source: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            if output.numel() == source.numel() and output.data_ptr() == source.data_ptr():
+                return None
+            return collective(output, source, *args, **kwargs)
+
+        return wrapper
+
+    for name in ("all_gather_into_tensor", "reduce_scatter_tensor"):
+        _replace(dist, name, unless_alone(getattr(dist, name)))
+
 
 def _compiler() -> None:
     """megatron's `jit_fuser` is `torch.compile`: on a CPU the first step would wait for a C++
@@ -293,6 +311,32 @@ def _compiler() -> None:
         import megatron.core.models.gpt  # noqa: F401
     finally:
         torch.compile = original
+
+
+def _weight_gradients() -> None:
+    """apex's extension adds a weight's gradient to `main_grad` inside the product; so does BLAS."""
+    import megatron.core.tensor_parallel.layers as layers
+
+    def accumulate(x: torch.Tensor, grad: torch.Tensor, main_grad: torch.Tensor) -> None:
+        if x.dtype == main_grad.dtype:
+            torch.addmm(main_grad, grad.t(), x, out=main_grad)
+        else:
+            main_grad.add_(grad.t() @ x)
+
+    if not _replace(layers, "_grad_accum_fusion_available", True):
+        layers.fused_weight_gradient_mlp_cuda = types.SimpleNamespace(
+            wgrad_gemm_accum_fp32=accumulate, wgrad_gemm_accum_fp16=accumulate
+        )
+
+
+def _memory() -> None:
+    """glibc hands large blocks back to the system at once, and a step then spends a tenth of its
+    time on page faults. Keep what was freed: a training process will want it again."""
+    if not hasattr(ctypes.CDLL(None), "mallopt"):
+        return  # musl, macOS
+    trim_threshold, mmap_threshold = -1, -3  # malloc.h
+    for option in (trim_threshold, mmap_threshold):
+        ctypes.CDLL(None).mallopt(option, 2**31 - 1)
 
 
 def _megatron_random() -> None:

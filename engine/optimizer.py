@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from megatron.core.distributed import (
     DistributedDataParallel,
     DistributedDataParallelConfig,
@@ -14,7 +15,6 @@ from megatron.core.distributed import (
 )
 from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
-from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.transformer import TransformerConfig
 
 from trivium.engine.mesh import Mesh
@@ -111,7 +111,13 @@ def apply_update(
         return Update(False, norm, scale)
     if config.optimizer.clip_grad > 0:
         for part in getattr(optimizer, "chained_optimizers", [optimizer]):
-            parameters = [] if part.is_stub_optimizer else part.get_parameters()
-            if parameters:
-                clip_grad_by_total_norm_fp32(parameters, config.optimizer.clip_grad, norm)
+            if not part.is_stub_optimizer:
+                _scale_gradients(part, min(1.0, config.optimizer.clip_grad / (norm + 1e-6)))
     return Update(bool(optimizer.step_with_ready_grads()), norm, scale)
+
+
+def _scale_gradients(optimizer: MegatronOptimizer, factor: float) -> None:
+    """Multiply every gradient of the (fp32) parameters that `optimizer` updates, in place."""
+    gradients = [p.grad for p in optimizer.get_parameters() if p.grad is not None]
+    if factor < 1.0 and gradients:
+        torch._foreach_mul_(gradients, factor)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from megatron.core.tensor_parallel import layers
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 
@@ -65,17 +66,25 @@ def _model(model: ModelConfig) -> dict[str, Any]:
         "layernorm_zero_centered_gamma": model.norm_zero_centered,
         "activation_func": activation,
         "gated_linear_unit": gated,
-        "bias_activation_fusion": model.activation == "swiglu",  # the others approximate gelu
+        "bias_activation_fusion": False,
+        "use_te_activation_func": gated,  # names the slot, not the library: `GatedActivation`
         "add_bias_linear": model.linear_bias,
         "add_qkv_bias": model.qkv_bias,
         "qk_layernorm": model.qk_norm,
         "rotary_interleaved": model.rope.interleaved,
+        "apply_rope_fusion": _plain_rotary(model),
         "window_size": None if model.window is None else (model.window - 1, 0),
         "attention_dropout": model.attention_dropout,
         "hidden_dropout": model.hidden_dropout,
         "mtp_num_layers": model.mtp.num_heads or None,
         "mtp_loss_scaling_factor": model.mtp.loss_weight,
     }
+
+
+def _plain_rotary(model: ModelConfig) -> bool:
+    """Can `rotary.rotate` do it? It has no interleaved pairs and no magnitude scale (YaRN, MLA)."""
+    plain = not model.rope.interleaved and model.rope.scaling != "yarn"
+    return model.position == "rope" and model.mla is None and plain
 
 
 def _parallel(config: RunConfig) -> dict[str, Any]:
@@ -120,7 +129,7 @@ def _training(config: RunConfig) -> dict[str, Any]:
         "output_layer_init_method": _leave,
         "embedding_init_method": _leave,
         "calculate_per_token_loss": True,
-        "gradient_accumulation_fusion": False,
+        "gradient_accumulation_fusion": layers._grad_accum_fusion_available,
         "transformer_impl": "local",
         "bias_dropout_fusion": False,
         "async_tensor_model_parallel_allreduce": False,

@@ -26,6 +26,6 @@ class PredictionHead(MultiTokenPredictionLayer):
         def forward(*values: torch.Tensor) -> torch.Tensor:
             return forward_func(**dict(zip(tensors, values, strict=True)), **others)
 
-        return tensor_parallel.checkpoint(  # type: ignore[no-any-return]
+        return tensor_parallel.checkpoint(
             forward, self.config.distribute_saved_activations, *tensors.values()
         )

@@ -34,6 +34,7 @@ from megatron.core.transformer.transformer_layer import (
     get_transformer_layer_offset,
 )
 
+from trivium.engine.model.activation import GatedActivation
 from trivium.engine.model.attention import CoreAttention
 from trivium.engine.model.mla import KVDownProjection, LatentAttention, ReplicatedLinear
 from trivium.engine.model.mtp import PredictionHead
@@ -66,11 +67,14 @@ class TorchBackend(BackendSpecProvider):
         self, moe_use_grouped_gemm: bool, moe_use_legacy_grouped_gemm: bool
     ) -> tuple[type, MLPSubmodules | None]:
         del moe_use_grouped_gemm, moe_use_legacy_grouped_gemm
-        linears = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
-        return SequentialMLP, linears
+        return SequentialMLP, MLPSubmodules(
+            linear_fc1=ColumnParallelLinear,
+            linear_fc2=RowParallelLinear,
+            activation_func=GatedActivation,
+        )
 
     def activation_func(self) -> type | None:
-        return None
+        return GatedActivation
 
 
 def layer_spec(config: TransformerConfig, backend: BackendSpecProvider, moe: bool) -> ModuleSpec:
@@ -85,7 +89,9 @@ def layer_spec(config: TransformerConfig, backend: BackendSpecProvider, moe: boo
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=norm,
             mlp=get_mlp_module_spec_for_backend(
-                backend, num_experts=config.num_moe_experts if moe else None
+                backend,
+                num_experts=config.num_moe_experts if moe else None,
+                use_te_activation_func=config.use_te_activation_func,
             ),
             mlp_bda=get_bias_dropout_add,
         ),

@@ -13,13 +13,13 @@ mesh, which a job makes anyway. So there is no pool to poison: every job starts 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import gc
 import importlib
 import os
 import pickle
-import shutil
 import signal
 import sys
 import tempfile
@@ -84,6 +84,7 @@ class World:
 
     job: Job
     folder: str
+    requests: Connection  # readable only when the other end has gone
     ranks: list[Rank] = field(default_factory=list)
     answers: dict[int, bytes] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
@@ -116,7 +117,10 @@ class World:
         deadline = time.monotonic() + self.job.timeout
         open_ranks = {rank.results: rank for rank in self.ranks}
         while open_ranks:
-            ready = wait(list(open_ranks), max(0.0, deadline - time.monotonic()))
+            left = max(0.0, deadline - time.monotonic())
+            ready = wait([*open_ranks, self.requests], left)
+            if self.requests in ready:
+                raise EOFError
             for connection in ready:
                 assert isinstance(connection, Connection)
                 self._receive(open_ranks.pop(connection))
@@ -143,8 +147,8 @@ class World:
         for rank in silent:
             os.kill(rank.pid, signal.SIGUSR1)
         time.sleep(0.5)
-        lines = [f"no answer within {self.job.timeout:g} s from {len(silent)} of "
-                 f"{self.job.world_size} ranks"]  # fmt: skip
+        ranks = f"{len(silent)} of {self.job.world_size} ranks"
+        lines = [f"no answer within {self.job.timeout:g} s from {ranks}"]
         for rank in silent:
             with open(rank.stacks) as file:
                 lines += [f"--- rank {rank.number}", file.read()]
@@ -210,7 +214,7 @@ def _prepare() -> None:
     """Import whatever ranks need, and nothing that makes a tensor or a thread."""
     import pytest  # noqa: F401 - test modules import it
     import torch
-    import torch._dynamo  # noqa: F401 - the first optimizer imports it, which takes a second
+    import torch._dynamo
 
     from trivium.engine import device
 
@@ -226,16 +230,11 @@ def main() -> None:
     """Answer jobs until the other end is closed."""
     requests = Connection(int(sys.argv[1]))
     _prepare()
-    while True:
-        try:
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
             job = requests.recv()
-        except EOFError:
-            return
-        folder = tempfile.mkdtemp(prefix="trivium-world-")
-        try:
-            requests.send(World(job, folder).run())
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            with tempfile.TemporaryDirectory(prefix="trivium-world-") as folder:
+                requests.send(World(job, folder, requests).run())
 
 
 if __name__ == "__main__":

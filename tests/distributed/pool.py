@@ -1,4 +1,4 @@
-"""Functions on N real ranks over gloo: `run_distributed(function, world_size, ...)`, `@distributed`.
+"""Functions on N real ranks over gloo: `run_distributed(function, world_size)`, `@distributed`.
 
 Ranks are forked from one nursery process (`nursery.py`), started at the first use, so that pytest
 itself never holds a process group nor the replaced functions of `engine.host`. What a rank needs is

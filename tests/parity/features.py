@@ -41,9 +41,7 @@ MODEL: dict[str, dict[str, dict[str, Any]]] = {
         "layernorm": {"normalization": "layernorm"},
         "zero-centred": {"norm_zero_centered": True},
     },
-    "activation": {
-        name: {"activation": name} for name in ("swiglu", "geglu", "gelu", "relu2")
-    },
+    "activation": {name: {"activation": name} for name in ("swiglu", "geglu", "gelu", "relu2")},
     "bias": {"": {}, "qkv-bias": {"qkv_bias": True}, "linear-bias": {"linear_bias": True}},
     "qk-norm": {"": {}, "qk-norm": {"qk_norm": True}},
     "tied": {"": {}, "tied": {"tie_embeddings": True}},
@@ -59,9 +57,7 @@ MODEL: dict[str, dict[str, dict[str, Any]]] = {
         "sequence": {"moe": replace(MOE, balance="sequence", aux_loss_weight=0.1)},
         "pre-softmax": {"moe": replace(MOE, pre_softmax=True, balance="none")},
         "bias": {"moe": replace(SIGMOID, balance="bias", layers=(0, 1, 1, 1))},
-        "groups": {
-            "moe": replace(SIGMOID, num_groups=4, groups_top_k=2, balance="bias", layers=2)
-        },
+        "groups": {"moe": replace(SIGMOID, num_groups=4, groups_top_k=2, balance="bias", layers=2)},
     },
 }
 # factor -> value -> fields of model.moe

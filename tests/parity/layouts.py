@@ -60,4 +60,3 @@ def all_names(experts: bool) -> Iterator[str]:
         name = " ".join(filter(None, words))
         if layout(name)[1] <= LARGEST_WORLD:
             yield name
-

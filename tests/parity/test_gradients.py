@@ -19,7 +19,7 @@ from tests.parity.harness import difference, differentiate, merge, same_on_all_r
 from tests.parity.layouts import place
 from trivium.engine.schema import ParallelConfig, RunConfig
 
-TOLERANCE = 1e-5  # of a gradient's norm, and of every metric
+TOLERANCE = 3e-5  # rounding reaches 6e-6 here; a factor or a term that is missing, 1e-2 and more
 
 
 def compare(config: RunConfig, world_size: int) -> tuple[dict[str, float], dict[str, float]]:

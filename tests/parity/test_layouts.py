@@ -1,0 +1,30 @@
+"""20 steps under a layout are the 20 steps of one rank: losses, gradient norms, weights."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.parity.models import MODELS
+from tests.parity.table import FEW, Result, every_layout, measure
+
+WEIGHTS_TOLERANCE = 1e-4  # Adam turns rounding into steps where a gradient is nearly zero
+
+
+@pytest.mark.parametrize(("model", "layout"), FEW)
+def test_a_few_layouts_train_alike(model: str, layout: str, parity_results: list[Result]) -> None:
+    result = measure(model, layout)
+    parity_results.append(result)
+    assert result.agrees, result
+    assert result.weights <= WEIGHTS_TOLERANCE, result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_every_layout_trains_alike(
+    model: str, parity_results: list[Result], subtests: pytest.Subtests
+) -> None:
+    for layout in every_layout(model):
+        with subtests.test(layout):
+            result = measure(model, layout)
+            parity_results.append(result)
+            assert result.agrees, result
