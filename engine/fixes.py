@@ -27,6 +27,7 @@ def apply() -> None:
     _contiguous_reduction()
     _without_transformer_engine()
     _aux_loss_scale()
+    _recomputed_bias()
     _adam()
     _rotary()
     _checkpoint_writer()
@@ -111,6 +112,24 @@ def _aux_loss_scale() -> None:
             self.config.moe_z_loss_coeff = weight
 
     router.TopKRouter.apply_z_loss = apply_z_loss
+
+
+def _recomputed_bias() -> None:
+    """tensor_parallel/random.py `CheckpointFunction`: the MLP returns its last bias, the parameter
+    itself, to be added with the residual. What a checkpoint returns becomes its child, so the next
+    backward pass recomputes without end (linear biases with selective recomputation)."""
+    from megatron.core.tensor_parallel import random
+
+    original = random.CheckpointFunction.forward
+
+    def alias(output: Any) -> Any:
+        return output.view_as(output) if isinstance(output, torch.nn.Parameter) else output
+
+    def forward(ctx: Any, run_function: Any, distribute: bool, *args: Any) -> Any:
+        outputs = original(ctx, run_function, distribute, *args)
+        return tuple(map(alias, outputs)) if isinstance(outputs, tuple) else alias(outputs)
+
+    random.CheckpointFunction.forward = staticmethod(forward)
 
 
 def _adam() -> None:

@@ -111,7 +111,7 @@ def _value(config: Any, key: str) -> Any:
 
 def check_sections(config: RunConfig) -> None:
     """Raise InputError for the first pair of values that contradict each other."""
-    rules = (_parallel, _train, _data, _schedule, _attention, _positions, _moe, _heads)
+    rules = (_parallel, _train, _recompute, _data, _schedule, _attention, _positions, _moe, _heads)
     for rule in rules:
         for problem in rule(config):
             raise InputError(problem)
@@ -147,6 +147,14 @@ def _train(config: RunConfig) -> Iterator[str]:
             f"train.ramp_up: {start} plus steps of {increment} never equals "
             f"train.global_batch={train.global_batch}; choose an increment that divides "
             f"{train.global_batch - start}"
+        )
+
+
+def _recompute(config: RunConfig) -> Iterator[str]:
+    if config.train.recompute == "selective" and config.model.linear_bias:
+        yield (
+            "train.recompute=selective: megatron-core's recomputed feed-forward does not return "
+            "from backward when it has biases; set train.recompute=full or model.linear_bias=false"
         )
 
 

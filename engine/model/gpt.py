@@ -50,6 +50,8 @@ class DecoderModel(GPTModel):
             # this chunk has its copy of the embedding, for MTP; the parent allocates an output
             # weight beside it that nothing uses and its own state dict does not expect
             self.output_layer.register_parameter("weight", None)
+            # two uses of one weight: a fused weight gradient must leave autograd's own in place
+            self.embedding.word_embeddings.weight.zero_out_wgrad = True
 
     def project(self, hidden_SBH: torch.Tensor) -> torch.Tensor:
         """Output layer (tied to the embedding or not): [S, B, H] -> [S, B, V] of this tp rank."""

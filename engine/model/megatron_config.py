@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from megatron.core.tensor_parallel import layers
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 
@@ -129,7 +128,7 @@ def _training(config: RunConfig) -> dict[str, Any]:
         "output_layer_init_method": _leave,
         "embedding_init_method": _leave,
         "calculate_per_token_loss": True,
-        "gradient_accumulation_fusion": layers._grad_accum_fusion_available,
+        "gradient_accumulation_fusion": False,
         "transformer_impl": "local",
         "bias_dropout_fusion": False,
         "async_tensor_model_parallel_allreduce": False,

@@ -22,7 +22,7 @@ from typing import Any
 from tests.distributed.nursery import Call, Failure, Job
 
 ROOT = Path(__file__).parents[2]
-DEFAULT_TIMEOUT = 60.0  # seconds
+DEFAULT_TIMEOUT = 180.0  # seconds
 
 
 class RankError(AssertionError):

@@ -95,7 +95,7 @@ def merge(ranks: Sequence[Sequence[Shard]], tolerance: float = 0.0) -> dict[str,
 def difference(
     tensors: dict[str, np.ndarray], reference: dict[str, np.ndarray]
 ) -> dict[str, float]:
-    """For every tensor |a - b| / |b| in the 2-norm; norms below 1e-3 of the largest count as that."""
+    """For every tensor |a - b| / |b| in the 2-norm; norms below 1e-3 of the largest count as it."""
     assert tensors.keys() == reference.keys(), tensors.keys() ^ reference.keys()
     norms = {name: float(np.linalg.norm(value)) for name, value in reference.items()}
     floor = 1e-3 * max(norms.values())

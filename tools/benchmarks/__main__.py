@@ -1,4 +1,7 @@
-"""One peer in a fresh process: `python -m tools.benchmarks PEER '{"steps": 3}'`."""
+"""One rank of a peer in a process of its own: `python -m tools.benchmarks PEER WORKLOAD`.
+
+WORKLOAD is JSON: the fields of `Workload` that differ from their defaults.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ import torch
 from tools.benchmarks.workload import Workload
 
 work = Workload(**json.loads(sys.argv[2]))
-torch.set_num_threads(work.threads)
 peer = importlib.import_module(f"tools.benchmarks.{sys.argv[1]}")
-torch.set_num_threads(work.threads)  # a peer may choose its own on import
+torch.set_num_threads(work.threads)  # a peer may choose its own when it is imported
 peer.run(work)

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tools.benchmarks.workload import Stopwatch, Workload
+from tools.benchmarks.measure import Stopwatch, micro_batches, qkv, weight
+from tools.benchmarks.workload import Workload
 
 
 class Layer(nn.Module):
@@ -79,15 +80,15 @@ class Llama(nn.Module):
     def load(self, work: Workload) -> None:
         """Write the workload's initial weights."""
         hidden, ffn = work.hidden, work.ffn
-        self.embedding.weight.copy_(work.weight("embedding", work.vocab, hidden))
-        self.head.weight.copy_(work.weight("head", work.vocab, hidden))
+        self.embedding.weight.copy_(weight("embedding", work.vocab, hidden))
+        self.head.weight.copy_(weight("head", work.vocab, hidden))
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
-            layer.qkv.weight.copy_(torch.cat(work.qkv(index)))
-            layer.out.weight.copy_(work.weight(f"{index}.out", hidden, hidden))
-            gate_up = [work.weight(f"{index}.{name}", ffn, hidden) for name in ("gate", "up")]
+            layer.qkv.weight.copy_(torch.cat(qkv(work, index)))
+            layer.out.weight.copy_(weight(f"{index}.out", hidden, hidden))
+            gate_up = [weight(f"{index}.{name}", ffn, hidden) for name in ("gate", "up")]
             layer.gate_up.weight.copy_(torch.cat(gate_up))
-            layer.down.weight.copy_(work.weight(f"{index}.down", hidden, ffn))
+            layer.down.weight.copy_(weight(f"{index}.down", hidden, ffn))
 
 
 def run(work: Workload) -> None:
@@ -101,12 +102,12 @@ def run(work: Workload) -> None:
         {"params": matrices, "weight_decay": work.weight_decay},
         {"params": gains, "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=work.lr, betas=work.betas, fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=work.lr, betas=(work.beta1, work.beta2), fused=True)
     total = 0.0
     watch.mark()
     for step in range(work.all_steps):
         loss_sum = 0.0
-        for rows in work.micro_batch_rows(step):
+        for rows in micro_batches(work, step):
             logits = model(rows[:, :-1])
             loss = F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="sum")
             loss = loss / work.tokens

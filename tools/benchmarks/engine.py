@@ -1,25 +1,46 @@
-"""Trivium's own step: model, schedule, gradient buffers and optimizer, as a run has them."""
+"""Trivium itself: the trainer of a run, with samples made up instead of read."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from trivium.engine import device
 
 DEVICE = device.prepare()  # before anything imports megatron-core
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 
-from tools.benchmarks.workload import Stopwatch, Workload  # noqa: E402
+from tools.benchmarks.measure import Stopwatch, global_batch, qkv, weight  # noqa: E402
+from tools.benchmarks.workload import Workload  # noqa: E402
+from trivium.data_pipeline.samples import PackedSamples  # noqa: E402
 from trivium.engine import config as configuration  # noqa: E402
-from trivium.engine import optimizer as optimizers  # noqa: E402
-from trivium.engine.batch import Batch  # noqa: E402
 from trivium.engine.layout import ParallelLayout  # noqa: E402
 from trivium.engine.mesh import create_mesh  # noqa: E402
-from trivium.engine.model.gpt import build  # noqa: E402
 from trivium.engine.schema import RunConfig  # noqa: E402
-from trivium.engine.step import LanguageStep, run_microbatches  # noqa: E402
+from trivium.engine.trainer import Trainer  # noqa: E402
+
+
+class Samples:
+    """The workload's rows, as `PackedSamples` gives them."""
+
+    fingerprint = "benchmark"
+
+    def __init__(self, work: Workload) -> None:
+        self.rows = torch.cat([global_batch(work, step) for step in range(work.all_steps)]).numpy()
+
+    def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Arrays [rows, sequence] of the samples asked for."""
+        rows = self.rows[indices]
+        shape = (len(indices), rows.shape[1] - 1)
+        return {
+            "tokens": rows[:, :-1].copy(),
+            "labels": rows[:, 1:].copy(),
+            "loss_mask": np.ones(shape, np.float32),
+            "position_ids": np.tile(np.arange(shape[1]), (shape[0], 1)),
+            "document_ids": np.zeros(shape, np.int32),
+        }
 
 
 def run_config(work: Workload) -> RunConfig:
@@ -39,10 +60,11 @@ def run_config(work: Workload) -> RunConfig:
         "model.norm_epsilon": work.norm_epsilon,
         "model.rope.theta": work.rope_theta,
         "optimizer.lr": work.lr,
-        "optimizer.beta1": work.betas[0],
-        "optimizer.beta2": work.betas[1],
+        "optimizer.beta1": work.beta1,
+        "optimizer.beta2": work.beta2,
         "optimizer.weight_decay": work.weight_decay,
         "optimizer.clip_grad": work.clip,
+        "schedule.kind": "constant",
     }
     overrides = [f"{key}={value}" for key, value in settings.items()]
     return configuration.resolve(configuration.load(RunConfig, None, overrides), work.world)
@@ -52,52 +74,31 @@ def run_config(work: Workload) -> RunConfig:
 def load(model: Any, work: Workload) -> None:
     """Write the workload's initial weights; megatron-core keeps each group's q, k, v together."""
     hidden, ffn, dim = work.hidden, work.ffn, work.head_dim
-    model.embedding.word_embeddings.weight.copy_(work.weight("embedding", work.vocab, hidden))
-    model.output_layer.weight.copy_(work.weight("head", work.vocab, hidden))
+    model.embedding.word_embeddings.weight.copy_(weight("embedding", work.vocab, hidden))
+    model.output_layer.weight.copy_(weight("head", work.vocab, hidden))
     for index, layer in enumerate(model.decoder.layers):
-        grouped = [part.view(work.groups, -1, dim, hidden) for part in work.qkv(index)]
+        grouped = [part.view(work.groups, -1, dim, hidden) for part in qkv(work, index)]
         layer.self_attention.linear_qkv.weight.copy_(torch.cat(grouped, 1).view(-1, hidden))
-        layer.self_attention.linear_proj.weight.copy_(work.weight(f"{index}.out", hidden, hidden))
-        gate_up = [work.weight(f"{index}.{name}", ffn, hidden) for name in ("gate", "up")]
+        layer.self_attention.linear_proj.weight.copy_(weight(f"{index}.out", hidden, hidden))
+        gate_up = [weight(f"{index}.{name}", ffn, hidden) for name in ("gate", "up")]
         layer.mlp.linear_fc1.weight.copy_(torch.cat(gate_up))
-        layer.mlp.linear_fc2.weight.copy_(work.weight(f"{index}.down", hidden, ffn))
-
-
-def batches(work: Workload, step: int) -> list[Batch]:
-    """This rank's micro-batches of a global batch."""
-    return [
-        Batch(
-            tokens=rows[:, :-1].contiguous(),
-            labels=rows[:, 1:].contiguous(),
-            weights=torch.ones(work.micro_batch, work.sequence),
-            positions=torch.arange(work.sequence).expand(work.micro_batch, -1),
-        )
-        for rows in work.micro_batch_rows(step)
-    ]
+        layer.mlp.linear_fc2.weight.copy_(weight(f"{index}.down", hidden, ffn))
 
 
 def run(work: Workload) -> None:
     """Train and report."""
     watch = Stopwatch()
-    store = dist.FileStore(work.store, work.world) if work.world > 1 else dist.HashStore()
+    store = dist.FileStore(work.store, work.world)
     dist.init_process_group("gloo", store=store, rank=work.rank, world_size=work.world)
     config = run_config(work)
     mesh = create_mesh(ParallelLayout.of(config.parallel, work.world), config.seed)
-    model = build(config, mesh)
-    load(model[0], work)
-    parameters = sum(p.numel() for p in model[0].parameters())
-    chunks = optimizers.wrap(model, config, mesh)
-    optimizer = optimizers.create_optimizer(chunks, config, mesh)
-    language = LanguageStep(config, mesh)
+    trainer = Trainer(config, mesh, DEVICE, cast(PackedSamples, Samples(work)))
+    load(trainer.modules[0], work)
     total = 0.0
     watch.mark()
-    for step in range(work.all_steps):
-        for chunk in chunks:
-            chunk.zero_grad_buffer()
-        optimizer.zero_grad()
-        metrics = run_microbatches(language, chunks, batches(work, step), mesh)
-        optimizers.apply_update(optimizer, config, work.lr, True)
-        total += metrics["loss"]
+    for _ in range(work.all_steps):
+        total += trainer.train_step()["loss"]
         watch.mark()
+    parameters = sum(parameter.numel() for parameter in trainer.modules[0].parameters())
     watch.report(work, parameters, total / work.all_steps)
     dist.destroy_process_group()

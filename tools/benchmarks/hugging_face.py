@@ -14,7 +14,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from tools.benchmarks.workload import Stopwatch, Workload
+from tools.benchmarks.measure import Stopwatch, global_batch, qkv, weight
+from tools.benchmarks.workload import Workload
 
 
 class Rows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
@@ -22,7 +23,7 @@ class Rows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
 
     def __init__(self, work: Workload) -> None:
         self.work = work
-        self.rows = torch.cat([work.batch(step) for step in range(work.all_steps)])
+        self.rows = torch.cat([global_batch(work, step) for step in range(work.all_steps)])
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -64,17 +65,17 @@ def build(work: Workload) -> LlamaForCausalLM:
     model = LlamaForCausalLM(config)
     hidden, ffn = work.hidden, work.ffn
     with torch.no_grad():
-        model.model.embed_tokens.weight.copy_(work.weight("embedding", work.vocab, hidden))
-        model.lm_head.weight.copy_(work.weight("head", work.vocab, hidden))
+        model.model.embed_tokens.weight.copy_(weight("embedding", work.vocab, hidden))
+        model.lm_head.weight.copy_(weight("head", work.vocab, hidden))
         for index, layer in enumerate(model.model.layers):
             attention, mlp = layer.self_attn, layer.mlp
             projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-            for linear, weight in zip(projections, work.qkv(index), strict=True):
-                linear.weight.copy_(weight)
-            attention.o_proj.weight.copy_(work.weight(f"{index}.out", hidden, hidden))
-            mlp.gate_proj.weight.copy_(work.weight(f"{index}.gate", ffn, hidden))
-            mlp.up_proj.weight.copy_(work.weight(f"{index}.up", ffn, hidden))
-            mlp.down_proj.weight.copy_(work.weight(f"{index}.down", hidden, ffn))
+            for linear, matrix in zip(projections, qkv(work, index), strict=True):
+                linear.weight.copy_(matrix)
+            attention.o_proj.weight.copy_(weight(f"{index}.out", hidden, hidden))
+            mlp.gate_proj.weight.copy_(weight(f"{index}.gate", ffn, hidden))
+            mlp.up_proj.weight.copy_(weight(f"{index}.up", ffn, hidden))
+            mlp.down_proj.weight.copy_(weight(f"{index}.down", hidden, ffn))
     return model
 
 
@@ -93,8 +94,8 @@ def run(work: Workload) -> None:
             remove_unused_columns=False,
             optim="adamw_torch_fused",
             learning_rate=work.lr,
-            adam_beta1=work.betas[0],
-            adam_beta2=work.betas[1],
+            adam_beta1=work.beta1,
+            adam_beta2=work.beta2,
             weight_decay=work.weight_decay,
             max_grad_norm=work.clip,
             lr_scheduler_type="constant",

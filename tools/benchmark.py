@@ -1,0 +1,213 @@
+"""What the engine costs: python tools/benchmark.py step|scaling [--config file.yaml] key=value ...
+
+    python tools/benchmark.py step                        # against a bare loop and HF Trainer
+    python tools/benchmark.py step workload.threads=2
+    python tools/benchmark.py scaling                     # two processes against one
+
+Every peer runs in a fresh process, in turn and then in the opposite order (A B C C B A), so that a
+machine that grows slower or faster touches all of them alike; ratios are taken pass by pass. Keys
+are the fields of `Benchmark` below and, under `workload`, of tools/benchmarks/workload.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from trivium.data_pipeline.errors import InputError, fail_clean
+from trivium.engine.config import load
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # run by its path, this file does not see its own folder's package
+
+from tools.benchmarks.workload import Workload  # noqa: E402
+
+# peer -> what it needs beyond Trivium
+PEERS = {"bare": "torch", "engine": "torch", "hugging_face": "transformers"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """What to compare, and how often."""
+
+    passes: int = 4  # over all peers; every second one in the opposite order
+    peers: tuple[str, ...] = ("bare", "engine", "hugging_face")  # of `step`
+    out: str = ""  # JSON file for every measurement
+    workload: Workload = field(default_factory=Workload)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A peer at work; `copies` of it at a time know nothing of each other."""
+
+    peer: str
+    work: Workload
+    copies: int = 1
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One run in one pass. `wall` and `cpu` have an entry for every step, without warm-up."""
+
+    parameters: int
+    loss: float  # mean over all steps
+    tokens: int  # of a step
+    wall: list[float]
+    cpu: list[float]  # of one process, all its threads
+    peak: int  # bytes resident
+    imported: int  # bytes resident when everything was imported
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second in the median step."""
+        return self.tokens / statistics.median(self.wall)
+
+
+Passes = list[dict[str, Measurement]]
+
+
+def measure(run: Run) -> Measurement:
+    """Start every rank of every copy in a process of its own; what rank 0 of each measured."""
+    with tempfile.TemporaryDirectory() as folder:
+        worlds = [replace(run.work, store=str(Path(folder, str(n)))) for n in range(run.copies)]
+        ranks = [replace(work, rank=rank) for work in worlds for rank in range(work.world)]
+        processes = [_start(run.peer, work) for work in ranks]
+        outputs = [process.communicate() for process in processes]
+    for process, (_, errors) in zip(processes, outputs, strict=True):
+        if process.returncode:
+            raise RuntimeError(f"{run.peer} ended with status {process.returncode}:\n{errors}")
+    answers = [json.loads(output.splitlines()[-1]) for output, _ in outputs[:: run.work.world]]
+    first = Measurement(**answers[0])
+    wall = [seconds for answer in answers for seconds in answer["wall"]]
+    return replace(first, tokens=first.tokens * run.copies, wall=wall)
+
+
+def _start(peer: str, work: Workload) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tools.benchmarks", peer, json.dumps(asdict(work))]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(work.threads), "TRIVIUM_DEVICE": "cpu"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=pipe, stderr=pipe)
+
+
+def step(asked: Benchmark) -> Passes:
+    """Compare the engine's step with the other peers'; their losses must agree."""
+    unknown = sorted(set(asked.peers) - set(PEERS))
+    if unknown:
+        raise InputError(f"peers: no {unknown[0]!r}; known: {', '.join(PEERS)}")
+    missing = [peer for peer in asked.peers if importlib.util.find_spec(PEERS[peer]) is None]
+    for peer in missing:
+        print(f"{peer} is left out: {PEERS[peer]} is not installed (pip install {PEERS[peer]})")
+    peers = [peer for peer in asked.peers if peer not in missing]
+    passes = _passes(asked, {peer: Run(peer, asked.workload) for peer in peers})
+    first = passes[0][peers[0]]
+    for measured in passes:
+        for peer, one in measured.items():
+            if one.parameters != first.parameters:
+                raise RuntimeError(
+                    f"{peer} has {one.parameters} parameters, not {first.parameters}"
+                )
+            if abs(one.loss - first.loss) > 1e-5 * first.loss:
+                raise RuntimeError(f"{peer} reports a loss of {one.loss}, not {first.loss}")
+    _print_table(passes)
+    for peer in ("bare", "hugging_face"):
+        if peer in peers and "engine" in peers:
+            _print_ratios(passes, peer)
+    return passes
+
+
+def scaling(asked: Benchmark) -> Passes:
+    """Compare two data-parallel processes with one, each with the same work of its own.
+
+    Two processes that know nothing of each other show what the machine has to give: two cores of a
+    virtual machine may be one of the real machine.
+    """
+    work = asked.workload
+    runs = {
+        "one process": Run("engine", work),
+        "two, data parallel": Run("engine", replace(work, world=2)),
+        "two apart": Run("engine", work, copies=2),
+    }
+    passes = _passes(asked, runs)
+    _print_table(passes)
+    one, two, apart = runs
+    for what, of in ((two, one), (apart, one), (two, apart)):
+        _print_ratio(f"tokens/s, {what} / {of}", [p[what].rate / p[of].rate for p in passes])
+    return passes
+
+
+def _passes(asked: Benchmark, runs: dict[str, Run]) -> Passes:
+    """Every run once in each pass, every second pass backwards."""
+    passes: Passes = []
+    for number in range(asked.passes):
+        names = list(runs) if number % 2 == 0 else list(reversed(runs))
+        measured = {}
+        for name in names:
+            measured[name] = measure(runs[name])
+            rate, seconds = measured[name].rate, statistics.median(measured[name].cpu)
+            print(f"pass {number + 1}: {name}: {rate:,.0f} tokens/s, {seconds:.2f} CPU s a step")
+        passes.append({name: measured[name] for name in runs})
+    return passes
+
+
+def _print_table(passes: Passes) -> None:
+    """One row for each run: medians over passes, and the spread of the rate."""
+    first = next(iter(passes[0].values()))
+    print(f"\n{first.parameters:,} parameters, {len(passes)} passes, medians [lowest, highest]")
+    print("| | tokens/s | CPU s a step | peak MB | of which imports | mean loss |")
+    print("|---|---|---|---|---|---|")
+    for name in passes[0]:
+        runs = [measured[name] for measured in passes]
+        rates = [run.rate for run in runs]
+        cpu = statistics.median(second for run in runs for second in run.cpu)
+        peak, imported = (
+            statistics.median(getattr(run, what) for run in runs) / 1e6
+            for what in ("peak", "imported")
+        )
+        print(
+            f"| {name} | {statistics.median(rates):,.0f} [{min(rates):,.0f}, {max(rates):,.0f}] "
+            f"| {cpu:.2f} | {peak:,.0f} | {imported:,.0f} | {runs[0].loss:.6f} |"
+        )
+
+
+def _print_ratios(passes: Passes, peer: str) -> None:
+    """The engine over a peer, pass by pass."""
+    pairs = [(measured["engine"], measured[peer]) for measured in passes]
+    _print_ratio(f"tokens/s, engine / {peer}", [ours.rate / theirs.rate for ours, theirs in pairs])
+    cpu = [statistics.median(theirs.cpu) / statistics.median(ours.cpu) for ours, theirs in pairs]
+    _print_ratio(f"CPU seconds, {peer} / engine", cpu)
+    _print_ratio(
+        f"peak memory, engine / {peer}", [ours.peak / theirs.peak for ours, theirs in pairs]
+    )
+
+
+def _print_ratio(what: str, ratios: Sequence[float]) -> None:
+    print(f"{what}: {statistics.median(ratios):.3f} [{min(ratios):.3f}, {max(ratios):.3f}]")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the comparison that the command line names and print it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("comparison", choices=["step", "scaling"])
+    parser.add_argument("--config", help="YAML file of the same keys")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parsed = parser.parse_intermixed_args(arguments)
+    asked = load(Benchmark, parsed.config, parsed.overrides)
+    passes = {"step": step, "scaling": scaling}[parsed.comparison](asked)
+    if asked.out:
+        measured = [{name: asdict(one) for name, one in each.items()} for each in passes]
+        Path(asked.out).write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(fail_clean(main))
