@@ -123,7 +123,7 @@ def _typed(annotation: Any, text: str, source: str) -> Any:
     So `run.dir=2026` and `data.corpus=*.txt` need no second pair of quotes.
     """
     plain = text.strip() not in ("", "null", "~") and text.lstrip()[0] not in "\"'[{"
-    if plain and any(member in (str, tuple[str, ...]) for member in _members(annotation)):
+    if plain and any(member is str or _texts(member) for member in _members(annotation)):
         return text
     return parse_yaml(text, source)
 
@@ -258,7 +258,7 @@ def _one_of(kind: type[OneOf], value: Any, place: _Place) -> OneOf:
 
 
 def _convert_tuple(kind: Any, arguments: tuple[Any, ...], value: Any, place: _Place) -> Any:
-    if arguments == (str, ...) and isinstance(value, str):
+    if _texts(kind) and isinstance(value, str):
         return (value,)
     if not isinstance(value, (list, tuple)):
         raise place.wrong(value, describe(kind))
@@ -268,6 +268,16 @@ def _convert_tuple(kind: Any, arguments: tuple[Any, ...], value: Any, place: _Pl
     return tuple(
         _convert_entry(item, entry, place.under(str(index)))
         for index, (item, entry) in enumerate(zip(items, value, strict=True))
+    )
+
+
+def _texts(kind: Any) -> bool:
+    """A list whose entries may be text: one of them needs no brackets."""
+    arguments = typing.get_args(kind)
+    return (
+        typing.get_origin(kind) is tuple
+        and arguments[1:] == (...,)
+        and (str in _members(arguments[0]))
     )
 
 

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,3 +91,30 @@ def exclusive(lock: Path) -> Iterator[None]:
         yield
     finally:
         stream.close()
+
+
+def link_file(source: Path, target: Path) -> None:
+    """``source`` under another name as well, without a copy where the file system can; replaces."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        try:
+            try:
+                os.link(source, temporary)
+            except OSError as error:
+                if error.errno in _FULL:
+                    raise
+                shutil.copyfile(source, temporary)
+                sync_path(temporary)
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_path(target.parent)
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Every file below ``source`` also below ``target``."""
+    for file in sorted(source.rglob("*")):
+        if file.is_file():
+            link_file(file, target / file.relative_to(source))

@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,20 @@ from .shards import Shard
 from .tokenizer import Tokenizer, load_tokenizer
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 _LOOKED_AT = 1 << 22  # tokens
 _SMALL = 1 << 26  # files up to this size are hashed even in the quick check
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardFacts:
+    """A shard of the folder: what one source became."""
+
+    name: str  # the shard is <directory>/<name>.bin and .idx
+    documents: int
+    tokens: int
+    bytes: int  # of text, as UTF-8
+    weight: float  # share of the samples, in the blend of all shards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,29 +40,46 @@ class Manifest:
 
     directory: Path  # where it was loaded from; not part of the file
     format: int = FORMAT
-    name: str  # the shard is <directory>/<name>.bin and .idx
-    documents: int
-    tokens: int
-    bytes: int  # of text, as UTF-8
+    shards: tuple[ShardFacts, ...]
     skipped: int  # records that could not be read, under on_error=skip
     dtype: str
     vocab_size: int
     eod_id: int
     tokenizer_file: str  # its name in the folder
     tokenizer_fingerprint: str
-    unigram_entropy: float  # nats per token
+    unigram_entropy: float  # nats per token, of the blend
     files: Mapping[str, Mapping[str, Any]]  # name -> bytes, sha256
     spec: Mapping[str, Any]
     spec_hash: str
     versions: Mapping[str, str]
 
     @property
-    def prefix(self) -> Path:
-        return self.directory / self.name
+    def documents(self) -> int:
+        """Of all shards."""
+        return sum(shard.documents for shard in self.shards)
 
-    @cached_property
-    def shard(self) -> Shard:
-        return Shard(self.prefix)
+    @property
+    def tokens(self) -> int:
+        """Of all shards."""
+        return sum(shard.tokens for shard in self.shards)
+
+    @property
+    def bytes(self) -> int:
+        """Of the text of all shards."""
+        return sum(shard.bytes for shard in self.shards)
+
+    @property
+    def blend(self) -> list[tuple[Path, float]]:
+        """Prefix and weight of every shard."""
+        return [(self.directory / shard.name, shard.weight) for shard in self.shards]
+
+    @property
+    def prefix(self) -> Path:
+        """Of the one shard; InputError where there are several."""
+        if len(self.shards) > 1:
+            names = ", ".join(str(prefix) for prefix, _ in self.blend)
+            raise InputError(f"{self.directory}: holds several shards: name one of {names}")
+        return self.directory / self.shards[0].name
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Manifest:
@@ -66,11 +93,9 @@ class Manifest:
         if file.name != MANIFEST:
             file = file.parent / MANIFEST
         manifest = cls._read(file)
-        if location not in (file, file.parent) and location.name != manifest.name:
-            raise InputError(
-                f"{location}: the manifest beside it is of {manifest.name!r}: "
-                f"give {manifest.prefix}"
-            )
+        if location not in (file, file.parent) and not manifest.holds(location.name):
+            names = " or ".join(str(prefix) for prefix, _ in manifest.blend)
+            raise InputError(f"{location}: not in the manifest beside it: give {names}")
         manifest.check()
         return manifest
 
@@ -78,9 +103,13 @@ class Manifest:
     def find(cls, prefix: str | os.PathLike[str]) -> Manifest | None:
         """The manifest of the shard ``prefix``, or None: shards of other makers have none."""
         file = Path(prefix).parent / MANIFEST
-        if not file.is_file() or cls._read(file).name != Path(prefix).name:
+        if not file.is_file() or not cls._read(file).holds(Path(prefix).name):
             return None
         return cls.load(prefix)
+
+    def holds(self, name: str) -> bool:
+        """Is there a shard of this name?"""
+        return any(shard.name == name for shard in self.shards)
 
     @classmethod
     def _read(cls, file: Path) -> Manifest:
@@ -92,6 +121,7 @@ class Manifest:
                     f"prepare the corpus again"
                 )
             names = {field.name for field in fields(cls)} - {"directory"}
+            content["shards"] = tuple(ShardFacts(**facts) for facts in content["shards"])
             return cls(directory=file.parent, **{name: content[name] for name in names})
         except FileNotFoundError as error:
             raise InputError(
@@ -137,8 +167,8 @@ class Manifest:
         if tokenizer.fingerprint != self.tokenizer_fingerprint:
             raise InputError(
                 f"{tokenizer.name}: wrong tokenizer (vocabulary {tokenizer.vocab_size}, "
-                f"{tokenizer.fingerprint[:12]}): {self.prefix} was made with another (vocabulary "
-                f"{self.vocab_size}, {self.tokenizer_fingerprint[:12]}): "
+                f"{tokenizer.fingerprint[:12]}): {self.directory} was made with another "
+                f"(vocabulary {self.vocab_size}, {self.tokenizer_fingerprint[:12]}): "
                 f"use {self.directory / self.tokenizer_file}, or prepare the corpus again"
             )
 

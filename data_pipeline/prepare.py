@@ -1,8 +1,8 @@
-"""A corpus on disk, made once: documents in; shard, tokenizer and manifest out.
+"""A corpus on disk, made once: a recipe in; shards, tokenizer, manifest and report out.
 
-Everything is built in ``<out>/.staging`` and moved into place when it is whole, the manifest last.
-An interrupted run leaves what was there before, or no manifest; the next run starts over.
-Stages that clean or deduplicate belong between reading and encoding: functions over documents.
+The work is tasks over parts (`refine.py`, `assemble.py`) in ``<out>/.work``, each of them whole or
+not there; killed at any time and started again, a run goes on where it was. The results are put in
+place when all are whole, the manifest last: that it is there means all of it is.
 """
 
 from __future__ import annotations
@@ -12,112 +12,107 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .content import hash_path, write_hashes
-from .documents import (
-    PYTHON_DOCS,
-    Document,
-    OnError,
-    ReadCounts,
-    SplitText,
-    find_files,
-    read_documents,
-)
-from .encode import encode_documents
+from .assemble import Encoded, encode, sample_text
+from .documents import Document
 from .errors import InputError
-from .files import exclusive, sha256_of, storage_errors, sync_path
-from .manifest import MANIFEST, Manifest
+from .executors import executor_for
+from .files import exclusive, link_file, sha256_of, storage_errors, sync_path, write_atomic
+from .index import write_index
+from .manifest import MANIFEST, Manifest, ShardFacts
+from .parts import describe_files
 from .progress import Progress
-from .shards import ShardWriter, bin_path, idx_path, unigram_entropy
+from .recipe import Recipe, Source
+from .refine import INDEX, Refined, refine
+from .shards import unigram_entropy
+from .tasks import Runner
 from .tokenizer import Tokenizer, load_tokenizer
-from .tokenizer_training import KINDS, save_tokenizer, train_tokenizer
+from .tokenizer_training import save_tokenizer, train_tokenizer
+from .workers import default_workers
 
-__all__ = ["CorpusSpec", "Manifest", "prepare_corpus"]
+__all__ = ["Manifest", "prepare_corpus"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class CorpusSpec:
-    """What to prepare. Two equal specs over unchanged files give byte-identical shards."""
-
-    sources: tuple[str, ...] = (PYTHON_DOCS,)  # files, folders, globs, or python-docs
-    name: str = "corpus"  # of the shard: <out>/<name>.bin and .idx
-    text_key: str = "text"  # of a JSON record
-    split_text: SplitText = "file"  # a text file is one document, or one for each paragraph
-    on_error: OnError = "fail"  # a record that cannot be read: fail | skip | replace
-    # tokenizer.json, .model or folder; or what to train: bpe, sentencepiece-bpe/-unigram
-    tokenizer: str = "bpe"
-    vocab_size: int = 8192  # of a tokenizer to train
-    tokenizer_bytes: int = 32 << 20  # at most so much text is sampled to train it
-    append_eod: bool = True  # end each document with the end-of-document token
-    seed: int = 0  # of the sample that a tokenizer is trained on
-    workers: int = 0  # encoding processes; 0: one for each core. The result is the same for any
-
-    def __post_init__(self) -> None:
-        sources: object = self.sources
-        if isinstance(sources, str):  # else each of its characters would be a source
-            raise InputError(f"sources {sources!r}: give a list, also of one")
-        if not self.name or "/" in self.name or self.name.startswith("."):
-            raise InputError(f"name {self.name!r}: a file name without folders")
-        for field, known in (
-            ("on_error", ("fail", "skip", "replace")),
-            ("split_text", ("file", "paragraphs")),
-        ):
-            if getattr(self, field) not in known:
-                raise InputError(f"{field} {getattr(self, field)!r}: one of {', '.join(known)}")
-        if self.workers < 0:
-            raise InputError(f"workers {self.workers}: 0 (one for each core) or more")
-
-    @property
-    def fingerprint(self) -> str:
-        """Hex sha256 of the fields that decide the result, without looking at any file."""
-        return _hash_of(self._deciding())
-
-    def _deciding(self) -> dict[str, Any]:
-        fields = asdict(self) | {"sources": list(self.sources)}  # as it reads back from JSON
-        del fields["workers"]
-        if self.tokenizer not in KINDS:
-            for unused in ("vocab_size", "tokenizer_bytes", "seed"):
-                del fields[unused]
-        return fields
-
-    def read(self, counts: ReadCounts | None = None) -> Iterator[Document]:
-        return read_documents(
-            self.sources,
-            text_key=self.text_key,
-            split_text=self.split_text,
-            on_error=self.on_error,
-            counts=counts,
-        )
+REJECTS = "rejects.jsonl"
+_PLAN = "plan.json"
+_MOST, _LEAST = 64 << 20, 4 << 20  # bytes of a part, where the recipe leaves it open
 
 
 def prepare_corpus(
-    spec: CorpusSpec, out_dir: str | os.PathLike[str], progress: Progress | None = None
+    recipe: Recipe, out_dir: str | os.PathLike[str], progress: Progress | None = None
 ) -> Manifest:
-    """Prepare ``spec`` in ``out_dir``, or return at once what is already there and still fits.
+    """Prepare ``recipe`` in ``out_dir``, or return at once what is already there and still fits.
 
-    It fits if the spec, the listing of the files behind it (names, sizes, times) and the tokenizer
-    are those it was made from. Processes of one machine that ask at the same time wait for the
-    first one.
+    It fits if the recipe, the listing of the files behind it (names, sizes, times), the tokenizer
+    and the earlier corpora are those it was made from. Processes of one machine that ask at the
+    same time wait for the first one.
     """
     out = Path(out_dir)
     with exclusive(out / ".lock"):
-        inputs = _inputs_hash(spec)
+        inputs, size = _inputs(recipe)
         ready = _ready(out, inputs)
         if ready is not None:
             return ready
-        with _staging(out) as staging:
-            total = sum(file.path.stat().st_size for file in find_files(spec.sources))
-            tokenizer = _tokenizer(spec, progress, total)
-            manifest = _build(spec, tokenizer, inputs, staging, progress, total)
-            return _put_in_place(manifest, staging, out)
+        with executor_for(recipe.executor, recipe.workers) as executor:
+            run = Runner(executor, progress)
+            manifest = _prepare(recipe, inputs, size, out, run)
+        if not recipe.keep_work:
+            shutil.rmtree(out / ".work", ignore_errors=True)
+        return manifest
+
+
+def _prepare(recipe: Recipe, inputs: str, size: int, out: Path, run: Runner) -> Manifest:
+    began = time.monotonic()
+    work = out / ".work" / inputs[:16]
+    with storage_errors(work):
+        for other in (out / ".work").glob("*"):
+            if other != work:  # of another recipe, or of files that have changed
+                shutil.rmtree(other, ignore_errors=True)
+        work.mkdir(parents=True, exist_ok=True)
+    refined = refine(recipe, work, run, part_bytes=_planned(recipe, size, work))
+    _require_documents(recipe, refined)
+    tokenizer = _tokenizer(recipe, refined, work, run)
+    names = [part.source.name for part in refined.parts]
+    shards = encode(
+        run, names, refined.files, refined.sizes, work / "tokenizer", recipe.append_eod, work
+    )
+    manifest = _manifest(recipe, inputs, refined, tokenizer, shards, out)
+    _put_in_place(manifest, refined, shards, work, out)
+    from .recipe_report import write_recipe_report
+
+    write_recipe_report(
+        recipe, refined, shards, manifest, out, time.monotonic() - began, run.cpu_seconds
+    )
+    manifest.write()
+    return manifest
+
+
+# --- What the result depends on ------------------------------------------------
+
+
+def _inputs(recipe: Recipe) -> tuple[str, int]:
+    """Hex sha256 of all that decides the result, and bytes of the files to read."""
+    listing = [describe_files(source.paths) for source in recipe.named_sources]
+    decides: dict[str, Any] = {
+        "recipe": recipe.deciding(),
+        "files": listing,
+        "earlier": [sha256_of(_manifest_of(folder)) for folder in recipe.earlier],
+    }
+    if not recipe.trains_tokenizer:
+        decides["tokenizer"] = load_tokenizer(recipe.tokenizer).fingerprint
+    canonical = json.dumps(decides, sort_keys=True).encode()
+    return hashlib.sha256(canonical).hexdigest(), sum(file[1] for one in listing for file in one)
+
+
+def _manifest_of(folder: str) -> Path:
+    Manifest.load(folder)  # says what is wrong with it
+    return Path(folder) / MANIFEST
 
 
 def _ready(out: Path, inputs: str) -> Manifest | None:
@@ -128,112 +123,146 @@ def _ready(out: Path, inputs: str) -> Manifest | None:
     return manifest if manifest.spec_hash == inputs else None
 
 
-def _inputs_hash(spec: CorpusSpec) -> str:
-    listing = [
-        [file.name, (facts := file.path.stat()).st_size, facts.st_mtime_ns]
-        for file in find_files(spec.sources)
-    ]
-    decides = {"spec": spec._deciding(), "files": listing}
-    if spec.tokenizer not in KINDS:
-        decides["tokenizer"] = load_tokenizer(spec.tokenizer).fingerprint
-    return _hash_of(decides)
+def _planned(recipe: Recipe, size: int, work: Path) -> int:
+    """Bytes of a part. What is begun keeps its parts, whoever goes on with it."""
+    plan = work / _PLAN
+    if not plan.is_file():
+        workers = recipe.workers or default_workers()
+        even = min(_MOST, max(_LEAST, size // (4 * workers)))
+        write_atomic(plan, json.dumps({"part_bytes": recipe.part_bytes or even}).encode())
+    return int(json.loads(plan.read_text())["part_bytes"])
 
 
-def _hash_of(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def _staging(out: Path) -> Iterator[Path]:
-    staging = out / ".staging"
-    with storage_errors(staging):
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-    try:
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _tokenizer(spec: CorpusSpec, progress: Progress | None, total: int) -> Tokenizer:
-    if spec.tokenizer not in KINDS:
-        return load_tokenizer(spec.tokenizer)
-    counts = ReadCounts()
-    documents = _watched(spec.read(counts), counts, progress, "sampling text", total)
-    return train_tokenizer(
-        spec.tokenizer,  # type: ignore[arg-type]  # just checked
-        documents,
-        spec.vocab_size,
-        seed=spec.seed,
-        max_bytes=spec.tokenizer_bytes,
+def _require_documents(recipe: Recipe, refined: Refined) -> None:
+    if any(refined.sizes):
+        return
+    counts = list(refined.read.values())
+    problems = [problem for one in counts for problem in one.first_problems]
+    read = sum(one.documents for one in counts)
+    raise InputError(
+        f"{', '.join(path for source in recipe.named_sources for path in source.paths)}: no "
+        f"document with text in it ({read} read, {sum(one.empty for one in counts)} empty, "
+        f"{sum(one.skipped for one in counts)} skipped"
+        + (f", the first: {problems[0]}" if problems else "")
+        + "): check sources, text_key and stages"
     )
 
 
-def _watched(
-    documents: Iterator[Document],
-    counts: ReadCounts,
-    progress: Progress | None,
-    stage: str,
-    total: int,
-) -> Iterator[Document]:
-    for document in documents:
-        if progress is not None:
-            progress(stage, counts.file_bytes, total)
-        yield document
-    if progress is not None:
-        progress(stage, total, total)
+# --- Tokenizer -----------------------------------------------------------------
 
 
-def _build(
-    spec: CorpusSpec,
-    tokenizer: Tokenizer,
+def _tokenizer(recipe: Recipe, refined: Refined, work: Path, run: Runner) -> Tokenizer:
+    """The tokenizer of the recipe, its files in `work`/tokenizer."""
+    folder = work / "tokenizer"
+    if (folder / "done").is_file():
+        return load_tokenizer(folder)
+    if not recipe.trains_tokenizer:
+        tokenizer = load_tokenizer(recipe.tokenizer)
+    else:
+        documents = [
+            Document(text, "", "")
+            for source, budget in _budgets(recipe, refined)
+            for text in _sample(recipe, refined, source, budget, folder, run)
+        ]
+        tokenizer = train_tokenizer(
+            recipe.tokenizer,  # type: ignore[arg-type]  # just checked
+            documents,
+            recipe.vocab_size,
+            seed=recipe.seed,
+            max_bytes=recipe.tokenizer_bytes,
+        )
+    save_tokenizer(tokenizer, folder)
+    write_atomic(folder / "done", b"")
+    return tokenizer
+
+
+def _budgets(recipe: Recipe, refined: Refined) -> list[tuple[Source, int]]:
+    """Bytes that each source gives to the sample: as in the blend, by bytes instead of tokens."""
+    sizes = dict.fromkeys((source.name for source in recipe.named_sources), 0)
+    for part, size in zip(refined.parts, refined.sizes, strict=True):
+        sizes[part.source.name] += size
+    shares = blend_shares(recipe, sizes)
+    return [
+        (source, int(recipe.tokenizer_bytes * shares[source.name]))
+        for source in recipe.named_sources
+    ]
+
+
+def _sample(
+    recipe: Recipe, refined: Refined, source: Source, budget: int, folder: Path, run: Runner
+) -> list[str]:
+    mine = [n for n, part in enumerate(refined.parts) if part.source.name == source.name]
+    return sample_text(
+        run,
+        [refined.files[number] for number in mine],
+        [refined.sizes[number] for number in mine],
+        budget,
+        recipe.seed,
+        folder / f"sample-{source.name}",
+    )
+
+
+def blend_shares(recipe: Recipe, sizes: dict[str, int]) -> dict[str, float]:
+    """Share of every source, adding to 1: by weights, else by sizes, epochs and temperature.
+
+    sizes: tokens or bytes of each source. One without any has no share.
+    """
+    weights = {
+        source.name: 0.0
+        if not sizes[source.name]
+        else source.weight
+        if source.weight is not None
+        else source.epochs * sizes[source.name] ** (1 / recipe.temperature)
+        for source in recipe.named_sources
+    }
+    total = sum(weights.values())
+    return {name: weight / total for name, weight in weights.items()}
+
+
+# --- Results -------------------------------------------------------------------
+
+
+def _manifest(
+    recipe: Recipe,
     inputs: str,
-    staging: Path,
-    progress: Progress | None,
-    total: int,
+    refined: Refined,
+    tokenizer: Tokenizer,
+    shards: Sequence[Encoded],
+    out: Path,
 ) -> Manifest:
-    """Everything but the manifest's file, in ``staging``."""
-    save_tokenizer(tokenizer, staging)
-    counts = ReadCounts()
-    documents = _watched(spec.read(counts), counts, progress, "encoding", total)
-    hashes = []
-    with ShardWriter(staging / spec.name, tokenizer.vocab_size) as writer:
-        for batch in encode_documents(
-            (document.text for document in documents),
-            tokenizer,
-            append_eod=spec.append_eod,
-            workers=spec.workers,
-        ):
-            writer.add_documents(batch.tokens, batch.lengths)
-            hashes.append(batch.hashes)
-        if not writer.num_documents:
-            raise InputError(
-                f"{', '.join(spec.sources)}: no document with text in it "
-                f"({counts.empty} empty, {counts.skipped} skipped): check sources and text_key"
-            )
-        shard = writer.finish()
-    write_hashes(shard, np.concatenate(hashes))
+    sizes = dict.fromkeys((source.name for source in recipe.named_sources), 0)
+    sizes.update({shard.name: shard.tokens for shard in shards})
+    shares = blend_shares(recipe, sizes)
+    blended = sum(
+        (shares[one.name] * one.counts / one.tokens for one in shards),
+        np.zeros(tokenizer.vocab_size),
+    )
+    files: dict[str, Any] = {}
+    for shard in shards:
+        files.update(shard.files)
+    for name, content in tokenizer.files().items():
+        files[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     return Manifest(
-        directory=staging,
-        name=spec.name,
-        documents=shard.num_documents,
-        tokens=shard.num_tokens,
-        bytes=counts.text_bytes,
-        skipped=counts.skipped,
-        dtype=shard.dtype.name,
+        directory=out,
+        shards=tuple(
+            ShardFacts(
+                name=one.name,
+                documents=one.documents,
+                tokens=one.tokens,
+                bytes=one.bytes,
+                weight=shares[one.name],
+            )
+            for one in shards
+        ),
+        skipped=sum(counts.skipped for counts in refined.read.values()),
+        dtype=shards[0].dtype,
         vocab_size=tokenizer.vocab_size,
         eod_id=tokenizer.eod_id,
         tokenizer_file=next(iter(tokenizer.files())),
         tokenizer_fingerprint=tokenizer.fingerprint,
-        unigram_entropy=unigram_entropy(writer.counts),
-        files={
-            file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
-            for file in (
-                *(path(shard.prefix) for path in (bin_path, idx_path, hash_path)),
-                *(staging / name for name in tokenizer.files()),
-            )
-        },
-        spec=spec._deciding(),
+        unigram_entropy=unigram_entropy(blended),
+        files=files,
+        spec=recipe.deciding(),
         spec_hash=inputs,
         versions={
             "python": platform.python_version(),
@@ -242,13 +271,36 @@ def _build(
     )
 
 
-def _put_in_place(manifest: Manifest, staging: Path, out: Path) -> Manifest:
+def _put_in_place(
+    manifest: Manifest, refined: Refined, shards: Sequence[Encoded], work: Path, out: Path
+) -> None:
+    """Everything but the manifest and the report; the work stays whole until both are there."""
     with storage_errors(out):
+        stale = _files_before(out) - set(manifest.files)
         (out / MANIFEST).unlink(missing_ok=True)
         sync_path(out)
-        for name in manifest.files:
-            os.replace(staging / name, out / name)
+        for name in stale:
+            (out / name).unlink(missing_ok=True)
+        shutil.rmtree(out / INDEX, ignore_errors=True)
+        for shard in shards:
+            for name in shard.files:
+                link_file(shard.folder / name, out / name)
+        for name in set(manifest.files) - {name for shard in shards for name in shard.files}:
+            link_file(work / "tokenizer" / name, out / name)
+        for label, compared in refined.compared.items():
+            if compared.index:
+                write_index(out / INDEX, label, compared.stage, compared.index)
+        rejects = b"".join(file.read_bytes() for file in refined.rejects if file.is_file())
+        (out / REJECTS).unlink(missing_ok=True)
+        if rejects:
+            write_atomic(out / REJECTS, rejects)
         sync_path(out)
-    final = Manifest(**{**vars(manifest), "directory": out})
-    final.write()
-    return final
+
+
+def _files_before(out: Path) -> set[str]:
+    """What an earlier manifest, whole or not, says is its own."""
+    try:
+        content = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+        return {name for name in content["files"] if Path(name).name == name}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()

@@ -1,139 +1,128 @@
 """From sources to the documents worth training on: a recipe's stages over parts of a corpus.
 
-A part is a bounded set of input files; its documents go through the stages in one task
-(`tasks.py`), a batch at a time, into one Arrow file. A stage over the whole corpus (a removal of
-duplicates) ends a segment: the parts write its entries, ranges of keys are compared (`dedup/
-shuffle.py`), and the next segment begins by leaving out what was found. No task holds more than a
-batch of documents or one range of entries, and every task is done once, whoever is killed and when.
-Only the columns of every batch (`stages/stage.py: COLUMNS`) go from one segment to the next.
+The documents of a part go through the stages in one task (`tasks.py`), a batch at a time, into one
+Arrow file. A stage over the whole corpus (`dedup/whole.py`) ends a segment: the parts are sketched
+as they are written, the sketches are compared, and the next segment begins by carrying out what was
+found. No task holds more than a batch of documents or one range of entries, and every task is done
+once, whoever is killed and when.
 
-    00-documents/00000..   part 0 after the first segment: documents.arrow, rejects.jsonl, entries/
-    00-pairs/00000..       duplicates among one range of keys
-    00-drops               what the second segment leaves out: one array of rows a part
+    cut/00003              a file larger than a part, in pieces
+    00-documents/00000..   part 0 after the first segment: documents.arrow, rejects.jsonl, sketch/
+    00-exact_duplicates/   what was found among all parts; drops/00000.npy is for part 0
+    00-index/00000         what a later corpus is compared with, where that is asked for
     01-documents/00000..   and so on
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.ipc
-from numpy.typing import NDArray
-
-from .dedup.shuffle import (
-    Entries,
-    document_numbers,
-    followers,
-    part_and_row,
-    partitions_for,
-    read_partition,
-    write_partitions,
-)
-from .dedup.whole import Whole
-from .documents import find_files
-from .progress import Progress
-from .readers import Counts, ReadOptions, find_sources, read_batches
-from .readers import Source as File
-from .recipe import Recipe, Source, StageChoice
-from .stages.stage import COLUMNS, Stage, Verdict
+from .config_tree import to_dict
+from .dedup.whole import Sketches, Whole
+from .index import open_index
+from .parts import REJECTS, ArrowWriter, Part, cutting, pieces, plan_parts, stored_batches
+from .readers import Counts
+from .recipe import Recipe, StageChoice
+from .report import Profile
+from .stages.stage import Stage
 from .stages.tally import Tally, run_stages, text_bytes
-from .tasks import Facts, Task, run_tasks
+from .tasks import Facts, Runner, Task
 
 DOCUMENTS = "documents.arrow"
-_RANGE_ENTRIES = 4 << 20  # entries of one range of keys: 96 MiB
-_ENTRY_BYTES = 256  # of input for one entry, roughly, from which the number of ranges follows
+INDEX = "index"
+_SKETCH = "sketch"
 
 
 @dataclass(frozen=True)
-class Part:
-    """Input files of one task."""
+class Compared:
+    """What a stage over the corpus found, and over which documents."""
 
-    source: Source
-    paths: tuple[str, ...]
-    size: int  # bytes
+    facts: Facts
+    documents: list[Path]  # Arrow files, one a part
+    index: list[Path]  # what later corpora are compared with, one folder a part
+    stage: dict[str, Any]  # its parameters
 
 
 @dataclass(frozen=True)
 class Refined:
-    """What came of a recipe."""
+    """What came of a recipe's stages."""
 
     parts: list[Part]  # in the order of the corpus
     files: list[Path]  # Arrow, of each part
+    sizes: list[int]  # bytes of text of each part
     tallies: dict[str, Tally]  # of every stage, in the recipe's order
     read: dict[str, Counts]  # of every source
+    rejects: list[Path]  # JSON lines, in the order of the corpus
+    profiles: dict[str, Profile]  # languages and lengths of every source, at the end
+    compared: dict[str, Compared]  # of every stage over the corpus
 
 
 def refine(
-    recipe: Recipe, folder: Path, *, workers: int = 0, progress: Progress | None = None
+    recipe: Recipe,
+    folder: Path,
+    run: Runner | None = None,
+    *,
+    part_bytes: int = 0,
 ) -> Refined:
     """Run the stages of `recipe`; `folder` holds the work and, in the end, the documents.
 
-    Run again after an interruption, it goes on; another recipe or other files need another folder.
+    Run again after an interruption, it goes on; another recipe, other files or another
+    `part_bytes` (0: the recipe's) need another folder.
     """
-    parts = plan_parts(recipe)
-    labelled = _labelled(recipe.stages)
+    part_bytes = part_bytes or recipe.part_bytes or 64 << 20
+    run = run or Runner()
+    earlier = [Path(path) / INDEX for path in recipe.earlier]
+    parts, counts, rejects = _cut(run, plan_parts(recipe, part_bytes), part_bytes, folder / "cut")
+    labelled = label_stages(recipe.stages)
     segments = _segments(labelled)
-    ranges = partitions_for(sum(part.size for part in parts) // _ENTRY_BYTES, _RANGE_ENTRIES)
-    sources: list[Any] = [{"source": part.source, "paths": part.paths} for part in parts]
+    inputs: list[dict[str, Any]] = [{"part": part} for part in parts]
     facts: list[list[Facts]] = []
+    compared: dict[str, Compared] = {}
+    last: Labelled | None = None
+    outputs: list[Path] = []
     for number, (stages, whole) in enumerate(segments):
         outputs = [folder / f"{number:02d}-documents" / f"{p:05d}" for p in range(len(parts))]
-        settings = {
-            "stages": stages,
-            "whole": whole,
-            "ranges": ranges,
-            "last": segments[number - 1][1] if number else None,
-        }
+        settings = {"stages": stages, "whole": whole, "last": last}
         tasks = [
-            Task(output, refine_part, {"part": p, "given": given, **settings}, part.size)
-            for p, (output, given, part) in enumerate(zip(outputs, sources, parts, strict=True))
+            Task(output, refine_part, {**given, **settings}, part.size)
+            for output, given, part in zip(outputs, inputs, parts, strict=True)
         ]
-        name = ", ".join(label for label, _ in stages) or "documents"
-        facts.append(run_tasks(tasks, workers=workers, progress=progress, stage=name))
+        names = [label for label, _ in [last or ("", None), *stages] if label]
+        facts.append(run(tasks, ", ".join(names) or "reading"))
         if whole is not None:
-            drops = folder / f"{number:02d}-drops"
-            _find_duplicates(drops, outputs, ranges, whole[0], workers, progress)
-            sources = [{"documents": str(o), "drops": str(drops)} for o in outputs]
-    files = [output / DOCUMENTS for output in outputs]
-    tallies = _add_tallies([label for label, _ in labelled], facts)
-    return Refined(parts, files, tallies, _add_counts(parts, facts[0]))
-
-
-def plan_parts(recipe: Recipe) -> list[Part]:
-    """The files of each source, in order, in parts of about `part_bytes`."""
-    parts = []
-    for source in recipe.sources:
-        paths: list[str] = []
-        size = 0
-        for file in find_sources(source.paths):
-            length = _size(file)
-            if paths and size + length > recipe.part_bytes:
-                parts.append(Part(source, tuple(paths), size))
-                paths, size = [], 0
-            paths.append(file.path or file.name)
-            size += length
-        parts.append(Part(source, tuple(paths), size))
-    return parts
-
-
-def _size(file: File) -> int:
-    """Bytes on disk; of a file across a network none are known, and it counts as one."""
-    if file.remote is not None:
-        return 1
-    path = Path(file.path)
-    files = [path] if path.is_file() else [one.path for one in find_files([file.path])]
-    return sum(one.stat().st_size for one in files)
+            place = folder / f"{number:02d}-{whole[0].replace(' ', '-')}"
+            compared[whole[0]] = _compare(
+                run, place, whole, outputs, facts[-1], earlier, recipe.keep_index
+            )
+            drops = place / "drops"
+            inputs = [
+                {"part": None, "documents": str(output), "decided": str(drops / f"{p:05d}.npy")}
+                for p, output in enumerate(outputs)
+            ]
+        last = whole
+    for part, output, fact in zip(parts, outputs, facts[0], strict=True):
+        _add_counts(counts.setdefault(part.source.name, Counts()), fact["read"])
+        if not part.piece:
+            rejects.append(folder / "00-documents" / output.name / REJECTS)
+    return Refined(
+        parts,
+        [output / DOCUMENTS for output in outputs],
+        [int(fact["bytes"]) for fact in facts[-1]],
+        _add_tallies([label for label, _ in labelled], facts),
+        counts,
+        rejects,
+        _add_profiles(parts, facts[-1]),
+        compared,
+    )
 
 
 Labelled = tuple[str, Any]  # (name in reports, Stage or Whole)
 
 
-def _labelled(stages: Sequence[StageChoice]) -> list[Labelled]:
+def label_stages(stages: Sequence[StageChoice]) -> list[Labelled]:
     """A stage is called by its name; one that was there before also by how often."""
     labels: list[Labelled] = []
     for number, choice in enumerate(stages):
@@ -156,131 +145,135 @@ def _segments(stages: Sequence[Labelled]) -> list[tuple[list[Labelled], Labelled
     return [*segments, (current, None)]
 
 
+def _cut(
+    run: Runner, parts: Sequence[Part], part_bytes: int, folder: Path
+) -> tuple[list[Part], dict[str, Counts], list[Path]]:
+    """The parts with large files cut, what reading those met, and their rejects."""
+    asked = cutting(parts, part_bytes, folder)
+    facts = iter(run([task for task in asked if task is not None], "reading"))
+    every: list[Part] = []
+    counts: dict[str, Counts] = {}
+    rejects: list[Path] = []
+    for part, task in zip(parts, asked, strict=True):
+        if task is None:
+            every.append(part)
+            continue
+        found = next(facts)
+        every += pieces(part, task.output, found)
+        _add_counts(counts.setdefault(part.source.name, Counts()), found["read"])
+        rejects.append(task.output / REJECTS)
+    return every, counts, rejects
+
+
+def _compare(
+    run: Runner,
+    place: Path,
+    whole: Labelled,
+    outputs: Sequence[Path],
+    facts: Sequence[Facts],
+    earlier: Sequence[Path],
+    keep_index: bool,
+) -> Compared:
+    """Find duplicates among all parts and earlier corpora; keep the index of this one."""
+    label, stage = whole
+    before, known = _earlier(earlier, label, stage)
+    sketches = Sketches(
+        (*before, *(output / _SKETCH for output in outputs)),
+        len(before),
+        known + sum(fact["entries"] for fact in facts),
+    )
+    found: Facts = stage.resolve(sketches, place, lambda tasks: run(tasks, label))
+    index = []
+    if keep_index:
+        index = [place.with_name(place.name + "-index") / output.name for output in outputs]
+        tasks = [
+            Task(
+                kept,
+                keep_part,
+                {
+                    "stage": stage,
+                    "sketch": str(output / _SKETCH),
+                    "decided": str(place / "drops" / f"{output.name}.npy"),
+                },
+                int(fact["bytes"]),
+            )
+            for kept, output, fact in zip(index, outputs, facts, strict=True)
+        ]
+        run(tasks, f"index of {label}")
+    documents = [output / DOCUMENTS for output in outputs]
+    return Compared(found, documents, index, to_dict(stage))
+
+
+def _earlier(indexes: Sequence[Path], label: str, stage: Whole) -> tuple[list[Path], int]:
+    """The sketches of earlier corpora for a stage, and how many entries they have."""
+    folders: list[Path] = []
+    entries = 0
+    for index in indexes:
+        found = open_index(index, label, to_dict(stage))
+        folders += found.folders
+        entries += found.entries
+    return folders, entries
+
+
 # --- Tasks: functions of a module, so that any process can do them -------------
 
 
 def refine_part(
     folder: Path,
     *,
-    part: int,
-    given: Mapping[str, Any],
+    part: Part | None,
     stages: Sequence[Labelled],
     whole: Labelled | None,
-    ranges: int,
     last: Labelled | None,
+    documents: str = "",
+    decided: str = "",
 ) -> Facts:
-    """The documents of a part after a segment, and their entries for the stage that follows."""
+    """The documents of a part after a segment, and their sketch for the stage that ends it."""
     run: list[tuple[str, Stage]] = list(stages)
     counts = Counts()
-    if last is not None:
-        rows = np.load(Path(given["drops"]) / f"{part:05d}.npy")
-        run.insert(0, (last[0], _LeaveOut(rows, last[1].reason)))
-        batches = _stored(Path(given["documents"]) / DOCUMENTS)
+    if part is not None:
+        batches = part.read(counts, folder / REJECTS)
     else:
-        batches = _read(given, counts, folder / "rejects.jsonl")
-    compared: Whole | None = None if whole is None else whole[1]
+        assert last is not None
+        run.insert(0, (last[0], last[1].stage(Path(decided))))
+        batches = stored_batches(Path(documents) / DOCUMENTS)
     tallies: dict[str, Tally] = {name: Tally() for name, _ in run}
-    found: list[Entries] = []
-    written = size = 0
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
-    with pa.ipc.new_file(str(folder / DOCUMENTS), COLUMNS, options=options) as sink:
-        for batch in batches:
-            kept, told = run_stages(batch, run)
-            for name, tally in told.items():
-                tallies[name].add(tally)
-            kept = kept.select(COLUMNS.names).cast(COLUMNS).combine_chunks()
-            if compared is not None:
-                numbers = document_numbers(part, written + len(kept))[written:]
-                found.append(compared.entries(kept, numbers))
-            sink.write_table(kept)
-            written += len(kept)
-            size += text_bytes(kept)
-    if compared is not None:
-        every = np.concatenate(found) if found else read_partition([], 0)
-        write_partitions(folder / "entries", every, ranges)
+    facts: Facts = {"documents": 0, "bytes": 0, "entries": 0}
+    profile = Profile()
+    sink = ArrowWriter(folder / DOCUMENTS)
+    sketch = whole[1].sketch(folder / _SKETCH) if whole is not None else None
+    for batch in batches:
+        kept, told = run_stages(batch, run)
+        for name, tally in told.items():
+            tallies[name].add(tally)
+        if not len(kept):
+            continue
+        kept = kept.combine_chunks()
+        if sketch is not None:
+            sketch.add(kept)
+        else:
+            profile.add(Profile.of(kept))
+        sink.write(kept)
+        facts["documents"] += len(kept)
+        facts["bytes"] += text_bytes(kept)
+    sink.close()
+    if sketch is not None:
+        sketch.close()
+        facts["entries"] = sketch.entries
     return {
-        "documents": written,
-        "bytes": size,
+        **facts,
         "read": vars(counts),
         "tallies": {name: tally.to_json() for name, tally in tallies.items()},
+        "profile": profile.to_json(),
     }
 
 
-def compare_range(folder: Path, *, entries: Sequence[str], number: int) -> Facts:
-    """Duplicates among the entries of one range of keys, from all parts."""
-    follower, leader = followers(read_partition(map(Path, entries), number))
-    np.save(folder / "pairs.npy", np.stack([follower, leader]))
-    return {"pairs": len(follower)}
+def keep_part(folder: Path, *, stage: Whole, sketch: str, decided: str) -> Facts:
+    """What later corpora compare with a part."""
+    return {"entries": stage.keep(Path(sketch), Path(decided), folder)}
 
 
-def decide_drops(folder: Path, *, pairs: Sequence[str], parts: int) -> Facts:
-    """Rows to leave out of every part."""
-    found = [np.load(Path(path) / "pairs.npy")[0] for path in pairs]
-    part, row = part_and_row(np.unique(np.concatenate(found)))
-    for number in range(parts):
-        np.save(folder / f"{number:05d}.npy", row[part == number])
-    return {"documents": len(part)}
-
-
-class _LeaveOut:
-    """Drops rows by their number in the part."""
-
-    def __init__(self, rows: NDArray[np.uint64], reason: str) -> None:
-        self.rows, self.reason, self.seen = rows, reason, 0
-
-    def __call__(self, documents: pa.Table) -> Verdict:
-        numbers = np.arange(self.seen, self.seen + len(documents), dtype=np.uint64)
-        self.seen += len(documents)
-        out = pa.array(np.isin(numbers, self.rows))
-        reasons = pa.compute.if_else(out, pa.scalar(self.reason), pa.scalar(None, pa.string()))
-        return Verdict(documents, reasons)
-
-
-def _read(given: Mapping[str, Any], counts: Counts, rejects: Path) -> Iterator[pa.Table]:
-    """Documents of files, in batches."""
-    source: Source = given["source"]
-    options = ReadOptions(
-        text_column=source.text_key,
-        split_text=source.split_text,
-        on_error=source.on_error,
-        with_mime=True,
-        rejects=rejects,
-    )
-    return read_batches(given["paths"], options, counts)
-
-
-def _stored(file: Path) -> Iterator[pa.Table]:
-    """The batches of an Arrow file; none is kept."""
-    with pa.memory_map(str(file)) as stream:
-        reader = pa.ipc.open_file(stream)
-        for number in range(reader.num_record_batches):
-            yield pa.Table.from_batches([reader.get_batch(number)])
-
-
-# --- Between the tasks ---------------------------------------------------------
-
-
-def _find_duplicates(
-    drops: Path,
-    outputs: Sequence[Path],
-    ranges: int,
-    name: str,
-    workers: int,
-    progress: Progress | None,
-) -> None:
-    """Write into `drops` what the next segment leaves out."""
-    entries = [str(output / "entries") for output in outputs]
-    compared = [
-        Task(
-            drops.with_name(drops.name.replace("drops", "pairs")) / f"{r:05d}",
-            compare_range,
-            {"entries": entries, "number": r},
-        )
-        for r in range(ranges)
-    ]
-    run_tasks(compared, workers=workers, progress=progress, stage=name)
-    pairs = [str(task.output) for task in compared]
-    run_tasks([Task(drops, decide_drops, {"pairs": pairs, "parts": len(outputs)})], workers=1)
+# --- Sums over tasks -----------------------------------------------------------
 
 
 def _add_tallies(labels: Sequence[str], facts: Sequence[Sequence[Facts]]) -> dict[str, Tally]:
@@ -292,11 +285,14 @@ def _add_tallies(labels: Sequence[str], facts: Sequence[Sequence[Facts]]) -> dic
     return total
 
 
-def _add_counts(parts: Sequence[Part], facts: Sequence[Facts]) -> dict[str, Counts]:
-    total: dict[str, Counts] = {}
+def _add_counts(total: Counts, read: Mapping[str, Any]) -> None:
+    for name, value in read.items():
+        setattr(total, name, getattr(total, name) + value)
+    del total.first_problems[10:]
+
+
+def _add_profiles(parts: Sequence[Part], facts: Sequence[Facts]) -> dict[str, Profile]:
+    total: dict[str, Profile] = {}
     for part, fact in zip(parts, facts, strict=True):
-        counts = total.setdefault(part.source.name, Counts())
-        for name, value in fact["read"].items():
-            setattr(counts, name, getattr(counts, name) + value)
-        del counts.first_problems[10:]
+        total.setdefault(part.source.name, Profile()).add(Profile.from_json(fact["profile"]))
     return total

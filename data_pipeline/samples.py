@@ -74,8 +74,9 @@ class PackedSamples:
             if not weight > 0:
                 raise InputError(f"{path}: weight {weight}: a weight is positive; or leave it out")
         opened = [
-            (_Source(resolve_prefix(path), sequence_length, split, self.split_fractions), weight)
+            (_Source(prefix, sequence_length, split, self.split_fractions), share)
             for path, weight in blend
+            for prefix, share in resolve_blend(path, weight)
         ]
         # By content: the order in which a configuration names its shards decides nothing.
         opened.sort(key=lambda pair: (pair[0].identity, pair[1]))
@@ -166,13 +167,16 @@ class PackedSamples:
         }
 
 
-def resolve_prefix(path: str | os.PathLike[str]) -> Path:
-    """The shard prefix that ``path`` means: itself, or that of the corpus prepared in a folder."""
+def resolve_blend(path: str | os.PathLike[str], weight: float = 1.0) -> list[tuple[Path, float]]:
+    """The shards that ``path`` means, each with its share of ``weight``.
+
+    A prefix is a shard; a folder is the corpus prepared in it, of one or several shards.
+    """
     if Path(path).is_dir():
         from .manifest import Manifest
 
-        return Manifest.load(path).prefix
-    return Path(path)
+        return [(prefix, weight * share) for prefix, share in Manifest.load(path).blend]
+    return [(Path(path), weight)]
 
 
 def split_of(hashes: Hashes, fractions: tuple[float, float, float]) -> NDArray[np.int8]:

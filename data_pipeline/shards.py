@@ -139,20 +139,12 @@ class ShardWriter:
     def finish(self) -> Shard:
         """Put the shard in place and open it. The index goes last: it makes the pair complete."""
         lengths = np.frombuffer(self._lengths, np.int32)
-        pointers = np.zeros(len(lengths), np.int64)
-        np.cumsum(lengths[:-1], dtype=np.int64, out=pointers[1:])
-        pointers *= self.dtype.itemsize
         boundaries = np.frombuffer(self._boundaries, np.int64)
-        header = _HEADER.pack(_MAGIC, 1, _CODES[self.dtype], len(lengths), len(boundaries))
         try:
             with storage_errors(self._bin):
                 sync_file(self._stream)
                 self._stream.close()
-                with open(self._idx, "wb") as stream:
-                    for part in (header, lengths.tobytes(), pointers.tobytes()):
-                        stream.write(part)
-                    stream.write(boundaries.tobytes())
-                    sync_file(stream)
+                write_index(self._idx, self.dtype, [lengths], [boundaries])
                 idx_path(self.prefix).unlink(missing_ok=True)
                 os.replace(self._bin, bin_path(self.prefix))
                 os.replace(self._idx, idx_path(self.prefix))
@@ -182,6 +174,31 @@ class ShardWriter:
             self.abort()
         elif not self._stream.closed:
             self.finish()
+
+
+def write_index(
+    path: Path,
+    dtype: np.dtype[Any],
+    lengths: Sequence[NDArray[np.int32]],
+    boundaries: Sequence[NDArray[np.int64]],
+) -> None:
+    """An index of sequences laid end to end. Both arrays come in pieces, none of which is copied.
+
+    lengths: of the sequences. boundaries: as the file has them, its first 0 included.
+    """
+    count, documents = sum(map(len, lengths)), sum(map(len, boundaries))
+    with open(path, "wb") as stream:
+        stream.write(_HEADER.pack(_MAGIC, 1, _CODES[dtype], count, documents))
+        for piece in lengths:
+            stream.write(np.ascontiguousarray(piece, "<i4").data)
+        at = 0
+        for piece in lengths:
+            ends = at + np.cumsum(piece, dtype=np.int64) * dtype.itemsize
+            stream.write(ends - piece.astype(np.int64) * dtype.itemsize)
+            at = int(ends[-1]) if len(ends) else at
+        for ends in boundaries:
+            stream.write(np.ascontiguousarray(ends, "<i8").data)
+        sync_file(stream)
 
 
 class Shard:

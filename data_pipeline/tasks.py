@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from .executors import Executor
 from .files import storage_errors, sync_path, write_atomic
 from .progress import Progress
-from .workers import default_workers, process_pool
 
 FACTS = "facts.json"
+_WORTH_IT = 4 << 20  # bytes; less is done before other processes have started
 Facts = dict[str, Any]
 
 
@@ -48,15 +48,16 @@ class Task:
 
 def run_tasks(
     tasks: Sequence[Task],
+    executor: Executor | None = None,
     *,
-    workers: int = 0,
     progress: Progress | None = None,
     stage: str = "",
 ) -> list[Facts]:
     """What every task reported, in the order of `tasks`; those that are done are not repeated.
 
-    workers: processes; 0 is one for each core, 1 works in this process. Raises InputError where a
-    task does, or where a worker is killed; finished tasks are kept either way.
+    executor: where they run, this process where none is given; it is used where the work is worth
+    it. Raises InputError where a task does, or where a worker is killed; finished tasks are kept
+    either way.
     """
     outputs = [task.output for task in tasks]
     if len(set(outputs)) != len(outputs):
@@ -66,11 +67,27 @@ def run_tasks(
         _sweep(folder)
     total = sum(task.size for task in tasks)
     left = sum(task.size for task in waiting)
-    for task in _performed(waiting, workers or default_workers()):
+    here = executor is None or left < _WORTH_IT
+    for task in (Executor() if here else executor)(perform, waiting):
         left -= task.size
         if progress is not None:
             progress(stage, total - left, total)
     return [read_facts(output) for output in outputs]
+
+
+@dataclass
+class Runner:
+    """Runs the tasks of one job, stage after stage, and adds up what they cost."""
+
+    executor: Executor = field(default_factory=Executor)
+    progress: Progress | None = None
+    cpu_seconds: float = 0.0  # of all tasks, also of those that an earlier run did
+
+    def __call__(self, tasks: Sequence[Task], stage: str) -> list[Facts]:
+        """Facts of `tasks`, in their order."""
+        facts = run_tasks(tasks, self.executor, progress=self.progress, stage=stage)
+        self.cpu_seconds += sum(fact["cpu_seconds"] for fact in facts)
+        return facts
 
 
 def read_facts(folder: Path) -> Facts:
@@ -80,49 +97,34 @@ def read_facts(folder: Path) -> Facts:
     return facts
 
 
-def _performed(waiting: Sequence[Task], workers: int) -> Iterator[Task]:
-    """Do all of them, and yield each when it is done."""
-    if workers == 1 or len(waiting) < 2:
-        for task in waiting:
-            _do(task)
-            yield task
+def perform(task: Task) -> None:
+    """Do one task, whole or not at all; again where it was done does no harm."""
+    if task.done:
         return
-    pool = process_pool(min(workers, len(waiting)))
-    done = 0
-    try:
-        futures = {pool.submit(_do, task): task for task in waiting}
-        for future in as_completed(futures):
-            future.result()
-            done += 1
-            yield futures[future]
-    except BrokenProcessPool as error:
-        raise InputError(
-            f"a worker process was killed, most often for lack of memory ({done} of "
-            f"{len(waiting)} tasks were done and are kept): run again with fewer workers "
-            "(workers=1)"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _do(task: Task) -> None:
-    partial = _partial(task.output)
+    partial = task.output.with_name(f".{task.output.name}.{uuid.uuid4().hex[:12]}.partial")
     with storage_errors(task.output):
-        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
+            began = time.process_time()
             facts = task.work(partial, **task.arguments)
+            facts["cpu_seconds"] = time.process_time() - began
             write_atomic(partial / FACTS, json.dumps(facts, sort_keys=True).encode())
             for path in partial.rglob("*"):
                 sync_path(path)
-            partial.rename(task.output)
+            _put_in_place(partial, task)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         sync_path(task.output.parent)
 
 
-def _partial(output: Path) -> Path:
-    return output.with_name(f".{output.name}.partial")
+def _put_in_place(partial: Path, task: Task) -> None:
+    try:
+        partial.rename(task.output)
+    except OSError:
+        # Somebody was quicker: a worker that outlived the run that was killed, or one that Ray
+        # took for lost. What it did is the same.
+        if not task.done:
+            raise
 
 
 def _sweep(folder: Path) -> None:

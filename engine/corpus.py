@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trivium.data_pipeline.manifest import require_tokenizer
-from trivium.data_pipeline.prepare import CorpusSpec, Manifest, prepare_corpus
+from trivium.data_pipeline.prepare import Manifest, prepare_corpus
 from trivium.data_pipeline.progress import progress_bars
-from trivium.data_pipeline.samples import PackedSamples, resolve_prefix
+from trivium.data_pipeline.recipe import Recipe, Source
+from trivium.data_pipeline.samples import PackedSamples, resolve_blend
 from trivium.data_pipeline.tokenizer import Tokenizer, load_tokenizer
 from trivium.engine.agreement import everywhere, on_first
 from trivium.engine.schema import DataConfig, RunConfig
@@ -32,12 +33,12 @@ def open_corpus(config: RunConfig) -> Corpus:
     return everywhere(lambda: _open(config))
 
 
-def spec_of(data: DataConfig) -> CorpusSpec:
+def recipe_of(data: DataConfig) -> Recipe:
     """What `tools/prepare_corpus.py` would be told to prepare for this run."""
     assert data.corpus is not None
-    return CorpusSpec(
-        sources=data.corpus,
-        text_key=data.text_key,
+    source = Source(name="corpus", paths=data.corpus, text_key=data.text_key, on_error="fail")
+    return Recipe(
+        sources=(source,),
         tokenizer=data.tokenizer,
         vocab_size=data.vocab_size,
     )
@@ -47,7 +48,7 @@ def _prepare(data: DataConfig) -> None:
     if data.corpus is not None:
         assert data.dir is not None
         with progress_bars() as progress:
-            prepare_corpus(spec_of(data), data.dir, progress)
+            prepare_corpus(recipe_of(data), data.dir, progress)
 
 
 def _open(config: RunConfig) -> Corpus:
@@ -56,11 +57,13 @@ def _open(config: RunConfig) -> Corpus:
     if data.corpus is not None:
         assert data.dir is not None
         manifest = Manifest.load(data.dir)
-        blend = [(str(manifest.prefix), 1.0)]
+        blend = manifest.blend
         tokenizer = manifest.tokenizer()
     else:
         assert data.shards is not None
-        blend = [(str(resolve_prefix(path)), share) for path, share in data.shards.items()]
+        blend = [
+            shard for path, share in data.shards.items() for shard in resolve_blend(path, share)
+        ]
         tokenizer = load_tokenizer(data.tokenizer)
         for prefix, _ in blend:
             require_tokenizer(prefix, tokenizer)

@@ -54,17 +54,20 @@ def inspect(asked: InspectShards) -> None:
         manifest: Manifest | None = Manifest.load(path)
     else:
         manifest = Manifest.find(path)
-    shard = Shard(path) if manifest is None else manifest.shard
-    _tell_sizes(shard)
     if manifest is None:
         print("no manifest: checksums and tokenizer are not recorded")
     else:
         manifest.check(every_byte=asked.every_byte)
         how = "checksums" if asked.every_byte else "sizes"
         print(f"{how} of {len(manifest.files)} files are those of {path}'s manifest")
-    tokenizer = _tokenizer(asked, manifest, shard)
-    for number in _chosen(asked, shard):
-        _show(shard, number, asked.tokens, tokenizer)
+    whole = manifest is not None and not manifest.holds(path.name)
+    prefixes = [prefix for prefix, _ in manifest.blend] if manifest and whole else [path]
+    for prefix in prefixes:
+        shard = Shard(prefix)
+        _tell_sizes(shard)
+        tokenizer = _tokenizer(asked, manifest, shard)
+        for number in _chosen(asked, shard):
+            _show(shard, number, asked.tokens, tokenizer)
 
 
 def _tell_sizes(shard: Shard) -> None:

@@ -1,9 +1,11 @@
-"""Text to token shards: python tools/prepare_corpus.py [--config file.yaml] key=value ...
+"""Text to token shards: python tools/prepare_corpus.py [--config recipe.yaml] key=value ...
 
     python tools/prepare_corpus.py out=build/data/docs
     python tools/prepare_corpus.py out=build/data/mine sources='[text/*.jsonl.zst]' vocab_size=32000
+    python tools/prepare_corpus.py --config recipe.yaml out=build/data/web workers=8
 
-Keys are the fields of trivium.data_pipeline.prepare.CorpusSpec, and `out`.
+Keys are the fields of trivium.data_pipeline.recipe.Recipe, and `out`. Interrupted, the same command
+goes on where it was.
 """
 
 from __future__ import annotations
@@ -14,23 +16,25 @@ from dataclasses import dataclass, fields
 
 from trivium.data_pipeline.config_tree import load
 from trivium.data_pipeline.errors import InputError, fail_clean
-from trivium.data_pipeline.prepare import CorpusSpec, prepare_corpus
+from trivium.data_pipeline.manifest import Manifest
+from trivium.data_pipeline.prepare import prepare_corpus
 from trivium.data_pipeline.progress import progress_bars
+from trivium.data_pipeline.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareCorpus(CorpusSpec):
-    """A corpus and where to put it."""
+class PrepareCorpus(Recipe):
+    """A recipe and where to put what it makes."""
 
     out: str = ""  # folder
 
-    def spec(self) -> CorpusSpec:
-        """The corpus alone: where it goes is no part of what it is."""
-        return CorpusSpec(**{field.name: getattr(self, field.name) for field in fields(CorpusSpec)})
+    def recipe(self) -> Recipe:
+        """The recipe alone: where it goes is no part of what it is."""
+        return Recipe(**{field.name: getattr(self, field.name) for field in fields(Recipe)})
 
 
 def main() -> None:
-    """Prepare the corpus that the command line names, and say what came of it."""
+    """Run the recipe that the command line names, and say what came of it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -41,13 +45,23 @@ def main() -> None:
     if not asked.out:
         raise InputError("out: name the folder to prepare the corpus in: out=build/data/mine")
     with progress_bars() as progress:
-        manifest = prepare_corpus(asked.spec(), asked.out, progress)
+        manifest = prepare_corpus(asked.recipe(), asked.out, progress)
+    _tell(manifest)
+
+
+def _tell(manifest: Manifest) -> None:
+    for shard in manifest.shards:
+        print(
+            f"{manifest.directory / shard.name}: {shard.documents:,} documents, "
+            f"{shard.bytes:,} bytes of text, {shard.tokens:,} tokens "
+            f"({shard.bytes / shard.tokens:.2f} bytes a token)"
+            + (f", {shard.weight:.3f} of the blend" if len(manifest.shards) > 1 else "")
+        )
     print(
-        f"{manifest.prefix}: {manifest.documents:,} documents, {manifest.bytes:,} bytes of text, "
-        f"{manifest.tokens:,} tokens of {manifest.vocab_size:,} ids "
-        f"({manifest.bytes / manifest.tokens:.2f} bytes a token, unigram entropy "
-        f"{manifest.unigram_entropy:.3f} nats)"
-        + (f", {manifest.skipped:,} records skipped" if manifest.skipped else "")
+        f"{manifest.directory}: {manifest.vocab_size:,} ids, unigram entropy "
+        f"{manifest.unigram_entropy:.3f} nats"
+        + (f", {manifest.skipped:,} records skipped (rejects.jsonl)" if manifest.skipped else "")
+        + f"; see {manifest.directory / 'report.html'}"
     )
 
 

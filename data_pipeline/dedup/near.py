@@ -20,7 +20,7 @@ from .minhash import MinHash
 from .shingles import Shingling, shingles
 from .verify import jaccard, sorted_sets
 
-_TOGETHER = 256  # documents of one batch: what lies between two kernels stays small
+TOGETHER = 256  # documents of one batch: what lies between two kernels stays small
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +126,8 @@ def resolve(
 
 
 def _parts(texts: Sequence[str] | pa.Table) -> Iterator[Texts]:
-    for first in range(0, len(texts), _TOGETHER):
-        part = texts[first : first + _TOGETHER]
+    for first in range(0, len(texts), TOGETHER):
+        part = texts[first : first + TOGETHER]
         if not isinstance(texts, pa.Table):
             try:
                 part = pa.table({"text": pa.array(part, pa.large_string())})

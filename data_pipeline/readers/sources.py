@@ -67,6 +67,10 @@ class Source:
                 shutil.copyfileobj(raw, copy, 1 << 20)
             yield path
 
+    def mark(self) -> str:
+        """Of a file across a network: what its filesystem tells versions apart by, if anything."""
+        return str(_asked(self.name, lambda: self.remote.fs.ukey(self.remote.path)))
+
     @contextmanager
     def _raw(self) -> Iterator[IO[bytes]]:
         if self.remote is None:

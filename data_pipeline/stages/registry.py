@@ -21,6 +21,8 @@ _STAGES = {
     "pii": ("stages.pii", "Pii"),
     "url_duplicates": ("dedup.whole", "UrlDuplicates"),
     "exact_duplicates": ("dedup.whole", "ExactDuplicates"),
+    "near_duplicates": ("dedup.near_whole", "NearDuplicates"),
+    "paragraph_duplicates": ("dedup.paragraphs", "ParagraphDuplicates"),
 }
 
 

@@ -19,6 +19,16 @@ from .words import IS_JOINED, IS_UNSPACED, analyse, folded_hashes, ratio
 _STEP = np.uint64(0xD6E8FEB86659FD93)
 
 
+@dataclass(frozen=True)
+class Measures:
+    """Of every document, [documents]: its characters, and the shares that `SeedRules` limits."""
+
+    characters: NDArray[np.int64]
+    alphanumeric: NDArray[np.float64]
+    unique_lines: NDArray[np.float64]
+    stop_words: NDArray[np.float64]
+
+
 @dataclass(frozen=True, kw_only=True)
 class SeedRules:
     """Drops texts that are too short or long, or mostly symbols, repeated lines or bare lists."""
@@ -40,22 +50,29 @@ class SeedRules:
 
     def __call__(self, documents: pa.Table) -> Verdict:
         """Judge by characters, lines and stop words of each text."""
+        measures = self.measure(documents)
+        rules = [
+            ("too short", measures.characters < self.min_characters),
+            ("too long", measures.characters > self.max_characters),
+            ("too few letters and numbers", measures.alphanumeric < self.min_alphanumeric_fraction),
+            ("too few unique lines", measures.unique_lines < self.min_unique_line_fraction),
+            ("too few stop words", measures.stop_words < self.min_stop_word_fraction),
+        ]
+        return Verdict(documents, first_reasons(len(documents), rules))
+
+    def measure(self, documents: pa.Table) -> Measures:
+        """What the rules look at."""
         analysis = analyse(documents)
         lines, words = repeated_lines(analysis), analysis.words
         known, longest = _hashes(tuple(self.stop_words.values()))
         stops = np.zeros(len(documents), np.int64)
         _count_stop_words(words.of, words.folded, words.kind, known, longest, stops)
-        alphanumeric = ratio(analysis.alphanumeric, analysis.characters - analysis.spaces)
-        unique = ratio(lines[:, 0] - lines[:, 1], lines[:, 0])
-        density = ratio(stops, analysis.word_counts)
-        rules = [
-            ("too short", analysis.characters < self.min_characters),
-            ("too long", analysis.characters > self.max_characters),
-            ("too few letters and numbers", alphanumeric < self.min_alphanumeric_fraction),
-            ("too few unique lines", unique < self.min_unique_line_fraction),
-            ("too few stop words", density < self.min_stop_word_fraction),
-        ]
-        return Verdict(documents, first_reasons(len(documents), rules))
+        return Measures(
+            analysis.characters,
+            ratio(analysis.alphanumeric, analysis.characters - analysis.spaces),
+            ratio(lines[:, 0] - lines[:, 1], lines[:, 0]),
+            ratio(stops, analysis.word_counts),
+        )
 
 
 @lru_cache(maxsize=4)

@@ -11,7 +11,8 @@ import pytest
 from tools import inspect_shards
 from trivium.data_pipeline.errors import fail_clean
 from trivium.data_pipeline.manifest import Manifest
-from trivium.data_pipeline.prepare import CorpusSpec, prepare_corpus
+from trivium.data_pipeline.prepare import prepare_corpus
+from trivium.data_pipeline.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts.mkdir()
     for number in range(40):
         (texts / f"{number:02d}.txt").write_text(f"This is text number {number}, no other.\n" * 3)
-    spec = CorpusSpec(sources=(str(texts),), vocab_size=300, workers=1)
+    spec = Recipe(sources=(str(texts),), vocab_size=300, workers=1)
     prepare_corpus(spec, folder / "out")
     return folder / "out"
 

@@ -19,9 +19,12 @@ import pytest
 
 from trivium.data_pipeline.config_tree import dump_yaml, load
 from trivium.data_pipeline.errors import InputError
+from trivium.data_pipeline.executors import executor_for
+from trivium.data_pipeline.parts import plan_parts
 from trivium.data_pipeline.recipe import Recipe, Source, StageChoice
-from trivium.data_pipeline.refine import Refined, plan_parts, refine
+from trivium.data_pipeline.refine import Refined, refine
 from trivium.data_pipeline.stages.registry import stage_classes
+from trivium.data_pipeline.tasks import Runner
 
 FILES, ROWS = 6, 50
 SOURCES = (Source(name="any", paths=("any.txt",)),)
@@ -85,12 +88,12 @@ def finished(folder: Path) -> int:
     return sum("facts.json" in files for _, _, files in os.walk(folder))
 
 
-@pytest.mark.parametrize(("part_bytes", "workers"), [(1, 1), (1, 2), (2000, 1), (1 << 30, 1)])
+@pytest.mark.parametrize(("part_bytes", "workers"), [(500, 2), (2000, 1), (1 << 30, 1)])
 def test_the_first_of_equal_documents_stays(corpus, tmp_path, part_bytes, workers):
     recipe = recipe_for(corpus, tmp_path, f"part_bytes={part_bytes}")
-    refined = refine(recipe, tmp_path / "work", workers=workers)
+    refined = refine(recipe, tmp_path / "work", Runner(executor_for("local", workers)))
     assert texts(refined) == first_occurrences(corpus)
-    assert len(refined.files) == (FILES + 1 if part_bytes == 1 else len(plan_parts(recipe)))
+    assert len(refined.files) >= len(plan_parts(recipe, part_bytes))
     tally = refined.tallies["exact_duplicates"]
     assert tally.documents_in == FILES * ROWS - 1 + 1
     assert tally.documents_out == len(first_occurrences(corpus))
@@ -101,14 +104,14 @@ def test_the_first_of_equal_documents_stays(corpus, tmp_path, part_bytes, worker
 
 
 def test_a_recipe_without_stages_is_its_documents(corpus, tmp_path):
-    refined = refine(recipe_for(corpus, tmp_path, "stages=[]"), tmp_path / "work", workers=1)
+    refined = refine(recipe_for(corpus, tmp_path, "stages=[]"), tmp_path / "work")
     assert len(texts(refined)) == FILES * ROWS
     assert refined.tallies == {}
 
 
 def test_a_stage_twice_is_told_apart(corpus, tmp_path):
     recipe = recipe_for(corpus, tmp_path, "stages=[exact_duplicates, exact_duplicates]")
-    first, second = refine(recipe, tmp_path / "work", workers=1).tallies.values()
+    first, second = refine(recipe, tmp_path / "work").tallies.values()
     assert first.dropped
     assert second.documents_in == second.documents_out == first.documents_out
 
@@ -129,7 +132,7 @@ def test_stages_of_documents_and_of_the_corpus_take_turns(tmp_path):
         "stages: [html_to_text, fix_encoding, normalize, seed_rules: {max_characters: 9999},"
         " exact_duplicates, pii]\n"
     )
-    refined = refine(load(Recipe, tmp_path / "recipe.yaml"), tmp_path / "work", workers=1)
+    refined = refine(load(Recipe, tmp_path / "recipe.yaml"), tmp_path / "work")
     assert list(refined.tallies) == [
         "html_to_text", "fix_encoding", "normalize", "seed_rules", "exact_duplicates", "pii",
     ]  # fmt: skip
@@ -154,8 +157,8 @@ def test_every_stage_can_be_spelled(name, corpus, tmp_path):
 
 
 def test_killed_anywhere_it_goes_on_to_the_same_bytes(corpus, tmp_path):
-    recipe = recipe_for(corpus, tmp_path, "part_bytes=1")
-    expected = texts(refine(recipe, tmp_path / "undisturbed", workers=1))
+    recipe = recipe_for(corpus, tmp_path, "part_bytes=2000")
+    expected = texts(refine(recipe, tmp_path / "undisturbed"))
     work, chance, kills = tmp_path / "disturbed", random.Random(1), 0
     for _ in range(4):
         process = subprocess.Popen(
@@ -171,7 +174,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(corpus, tmp_path):
             kills += 1
         process.wait()
     assert kills >= 1
-    assert texts(refine(recipe, work, workers=1)) == expected
+    assert texts(refine(recipe, work)) == expected
     assert digest(work) == digest(tmp_path / "undisturbed")
 
 
@@ -182,7 +185,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(corpus, tmp_path):
         ("sources=[]", "name at least one"),
         ("sources=[{name: a, paths: x}, {name: a, paths: y}]", "'a' is named twice"),
         ("sources=[{name: a/b, paths: x}]", "a file name without folders"),
-        ("part_bytes=0", "1 or more"),
+        ("part_bytes=-1", "0 or more"),
     ],
 )
 def test_what_a_recipe_refuses(corpus, tmp_path, override, part):
@@ -193,4 +196,4 @@ def test_what_a_recipe_refuses(corpus, tmp_path, override, part):
 
 if __name__ == "__main__":
     corpus_, folder_ = map(Path, sys.argv[1:])
-    refine(recipe_for(corpus_, folder_, "part_bytes=1"), folder_ / "disturbed", workers=1)
+    refine(recipe_for(corpus_, folder_, "part_bytes=2000"), folder_ / "disturbed")

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from trivium.data_pipeline import tasks
 from trivium.data_pipeline.errors import InputError
+from trivium.data_pipeline.executors import executor_for
 from trivium.data_pipeline.tasks import FACTS, Task, read_facts, run_tasks
 
 COUNT = 12
@@ -58,23 +60,33 @@ def tasks_in(folder: Path, pause: float = 0.0) -> list[Task]:
     ]
 
 
-def content(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+def content(folder: Path) -> dict[str, Any]:
+    """Of every file; of facts without the time that the task took."""
+    found: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*.bin")):
+        found[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
+        found[path.parent.name] = {**read_facts(path.parent), "cpu_seconds": None}
+    return found
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_facts_come_in_order_and_nothing_is_done_twice(tmp_path, workers):
+@pytest.fixture(autouse=True)
+def always_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small as the tasks are, they go to the executor."""
+    monkeypatch.setattr(tasks, "_WORTH_IT", 0)
+
+
+@pytest.mark.parametrize("where", ["local", "ray"])
+def test_facts_come_in_order_and_nothing_is_done_twice(tmp_path, where):
+    if where == "ray":
+        pytest.importorskip("ray")
     told: list[tuple[str, int, int]] = []
 
     def run() -> list[dict[str, Any]]:
         def progress(*line: Any) -> None:
             told.append(line)
 
-        return run_tasks(tasks_in(tmp_path), workers=workers, progress=progress, stage="hashing")
+        with executor_for(where, 2) as executor:
+            return run_tasks(tasks_in(tmp_path), executor, progress=progress, stage="hashing")
 
     facts = run()
     assert [fact["number"] for fact in facts] == list(range(COUNT))
@@ -86,24 +98,27 @@ def test_facts_come_in_order_and_nothing_is_done_twice(tmp_path, workers):
 
 
 def test_a_task_that_refuses_leaves_nothing_and_the_others_are_kept(tmp_path):
-    tasks = [*tasks_in(tmp_path)[:3], Task(tmp_path / "out" / "bad", refuse, {"number": 7})]
+    asked = [*tasks_in(tmp_path)[:3], Task(tmp_path / "out" / "bad", refuse, {"number": 7})]
     with pytest.raises(InputError, match="task 7: refused"):
-        run_tasks(tasks, workers=1)
+        run_tasks(asked)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["000", "001", "002"]
 
 
 def test_a_killed_worker_is_one_line_with_a_remedy(tmp_path):
-    tasks = [Task(tmp_path / "out" / f"bad{n}", die, {"number": n}) for n in range(2)]
-    with pytest.raises(InputError, match=r"killed.*workers=1"):
-        run_tasks(tasks, workers=2)
-    assert not any(task.done for task in tasks)
+    asked = [Task(tmp_path / "out" / f"bad{n}", die, {"number": n}) for n in range(2)]
+    with (
+        executor_for("local", 2) as executor,
+        pytest.raises(InputError, match=r"killed.*workers=1"),
+    ):
+        run_tasks(asked, executor)
+    assert not any(task.done for task in asked)
 
 
 def test_killed_anywhere_and_started_again_gives_the_same_bytes(tmp_path):
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     undisturbed.mkdir()
     disturbed.mkdir()
-    run_tasks(tasks_in(undisturbed), workers=1)
+    run_tasks(tasks_in(undisturbed))
     chance, kills = random.Random(0), 0
     while kills < 3:
         process = subprocess.Popen(
@@ -122,7 +137,8 @@ def test_killed_anywhere_and_started_again_gives_the_same_bytes(tmp_path):
         kills += 1
     whole = {int(path.name): read_facts(path) for path in (disturbed / "out").glob("[0-9]*")}
     before = (disturbed / "log").read_text().splitlines()
-    run_tasks(tasks_in(disturbed), workers=2)
+    with executor_for("local", 2) as pool:
+        run_tasks(tasks_in(disturbed), pool)
     after = (disturbed / "log").read_text().splitlines()[len(before) :]
     begun = {int(line.split()[1]) for line in after if line.startswith("begin")}
     assert begun == set(range(COUNT)) - whole.keys()
@@ -131,5 +147,7 @@ def test_killed_anywhere_and_started_again_gives_the_same_bytes(tmp_path):
 
 
 if __name__ == "__main__":
-    run_tasks(tasks_in(Path(sys.argv[1]), pause=0.1), workers=2)
+    tasks._WORTH_IT = 0
+    with executor_for("local", 2) as two:
+        run_tasks(tasks_in(Path(sys.argv[1]), pause=0.1), two)
     assert (Path(sys.argv[1]) / "out" / "000" / FACTS).is_file()

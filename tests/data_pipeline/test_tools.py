@@ -61,7 +61,9 @@ def test_train_then_prepare(text, tmp_path, capsys):
 
 def test_configuration_file_and_override(text, tmp_path):
     config = tmp_path / "corpus.yaml"
-    config.write_text(f"sources: [{text}]\nvocab_size: 350\nname: mine\nout: {tmp_path / 'a'}\n")
+    config.write_text(
+        f"sources: [{{name: mine, paths: {text}}}]\nvocab_size: 350\nout: {tmp_path / 'a'}\n"
+    )
     done = run("prepare_corpus", "--config", str(config), f"out={tmp_path / 'b'}")
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "a").exists()
