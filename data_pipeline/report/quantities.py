@@ -1,0 +1,55 @@
+"""Quantities as the page writes them."""
+
+from __future__ import annotations
+
+
+def count(value: int) -> str:
+    """Every digit: 12,345."""
+    return f"{value:,}"
+
+
+def short(value: float) -> str:
+    """Three digits and a prefix: 12.4k, 1.31M."""
+    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * size:
+            return f"{value / size:.3g}{prefix}"
+    return f"{value:.3g}"
+
+
+def size(value: float) -> str:
+    """Bytes in binary units: 512 B, 1.21 MiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 999.5:
+            return f"{value:.3g} {unit}"
+        value /= 1024
+    return f"{value:.3g} TiB" if value < 999.5 else f"{value:,.0f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """42 ms, 3.2 s, 12:05, 3:07:00, 2 d 4 h."""
+    if seconds < 0.9995:
+        return f"{1000 * seconds:.3g} ms" if seconds > 0 else "0 s"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours // 24} d {hours % 24} h"
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def percent(part: float, whole: float) -> str:
+    """A share: 43 %, 4.2 %, < 0.1 %; a dash of nothing."""
+    if not whole:
+        return "–"
+    share = 100 * part / whole
+    if 0 < share < 0.1:
+        return "< 0.1 %"
+    if 99.9 < share < 100:
+        return "> 99.9 %"
+    return f"{share:.0f} %" if 9.95 <= share <= 99 or share in (0, 100) else f"{share:.1f} %"
+
+
+def things(number: int, noun: str) -> str:
+    """A number of things: 1 document, 2,000 documents."""
+    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
