@@ -18,6 +18,7 @@ _STAGES = {
     "c4_rules": ("stages.c4", "C4Rules"),
     "fineweb_rules": ("stages.fineweb", "FineWebRules"),
     "blocklist": ("stages.blocklist", "Blocklist"),
+    "decontaminate": ("stages.decontaminate", "Decontaminate"),
     "pii": ("stages.pii", "Pii"),
     "url_duplicates": ("dedup.whole", "UrlDuplicates"),
     "exact_duplicates": ("dedup.whole", "ExactDuplicates"),
