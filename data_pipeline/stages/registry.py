@@ -18,6 +18,8 @@ _STAGES = {
     "c4_rules": ("stages.c4", "C4Rules"),
     "fineweb_rules": ("stages.fineweb", "FineWebRules"),
     "blocklist": ("stages.blocklist", "Blocklist"),
+    "code_rules": ("stages.code_rules", "CodeRules"),
+    "chinese_rules": ("stages.chinese_rules", "ChineseRules"),
     "decontaminate": ("stages.decontaminate", "Decontaminate"),
     "pii": ("stages.pii", "Pii"),
     "url_duplicates": ("dedup.whole", "UrlDuplicates"),
