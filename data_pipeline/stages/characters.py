@@ -116,3 +116,17 @@ def decode(data, at, end):  # type: ignore[no-untyped-def]
     if 0xC0 <= first < 0xE0 and at + 1 < end:
         return np.int32((np.int32(first & 0x1F) << 6) | np.int32(data[at + 1] & 0x3F)), 2
     return np.int32(0xFFFD), 1
+
+
+@nb.njit(cache=True, nogil=True)
+def count_characters(data, offsets, wanted):  # type: ignore[no-untyped-def]
+    """int64 [texts]: characters whose entry in the table `wanted` (bool [code points]) is true."""
+    counts = np.zeros(len(offsets) - 1, np.int64)
+    for text in range(len(counts)):
+        at, end = offsets[text], offsets[text + 1]
+        while at < end:
+            code, step = decode(data, at, end)
+            at += step
+            if code < len(wanted) and wanted[code]:
+                counts[text] += 1
+    return counts

@@ -42,6 +42,8 @@ IS_JOINED = 8  # no white space between it and the word before
 _SEED = np.uint64(0xCBF29CE484222325)
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
 
+UNFOLDED = _SEED  # `Words.folded` of every word without letter, number or mark
+
 
 @dataclass(frozen=True)
 class Words:

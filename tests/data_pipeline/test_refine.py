@@ -148,7 +148,10 @@ def test_stages_of_documents_and_of_the_corpus_take_turns(tmp_path):
 @pytest.mark.parametrize("name", sorted(stage_classes()))
 def test_every_stage_can_be_spelled(name, corpus, tmp_path):
     """With all its parameters, as a recipe that is written out spells it."""
-    needs = {"blocklist": {"words": str(corpus / "one.txt")}}
+    needs = {
+        "blocklist": {"words": str(corpus / "one.txt")},
+        "decontaminate": {"paths": (__file__,)},
+    }
     stage = stage_classes()[name](**needs.get(name, {}))
     spelled = dump_yaml(Recipe(sources=SOURCES, stages=(StageChoice(name, stage),)))
     (tmp_path / "spelled.yaml").write_text(spelled)
