@@ -106,9 +106,9 @@ def runs_of(folder: Path) -> list[Entries]:
     return [np.asarray(np.memmap(file, ENTRY, mode="r")) for file in files if file.stat().st_size]
 
 
-def count_ranges(total: int, limit: int = RANGE) -> int:
-    """How many ranges keep one within `limit` entries on average; keys are hashes, so even."""
-    return max(1, -(-total // limit))
+def count_ranges(total: int, limit: int | None = None) -> int:
+    """How many ranges keep one within `limit` entries (RANGE) on average: hashes are even."""
+    return max(1, -(-total // (limit or RANGE)))
 
 
 def read_range(folders: Sequence[Path], number: int, ranges: int) -> Entries:

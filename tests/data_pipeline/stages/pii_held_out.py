@@ -158,17 +158,13 @@ def join(lines: list[tuple[str, list[Planted]]], joint: str) -> Labelled:
     return Labelled(text=text, planted=tuple(planted))
 
 
-def replacements(
-    before: str, after: str, tokens: Mapping[str, str]
-) -> list[tuple[int, int, str]]:
+def replacements(before: str, after: str, tokens: Mapping[str, str]) -> list[tuple[int, int, str]]:
     """`(start, stop, token)` of what each token in `after` took the place of in `before`."""
     parts = re.split("(" + "|".join(map(re.escape, tokens)) + ")", after)
     gaps = "([^⟦]+?)".join(map(re.escape, parts[::2]))
     match = re.fullmatch(gaps, before, re.DOTALL)
     assert match, f"not a redaction of the text: {after[:200]!r}"
-    return [
-        (*match.span(index), tokens[token]) for index, token in enumerate(parts[1::2], start=1)
-    ]
+    return [(*match.span(index), tokens[token]) for index, token in enumerate(parts[1::2], start=1)]
 
 
 def score(
