@@ -9,6 +9,8 @@ from .model import Lengths
 from .quantities import count, percent, short, things
 from .visible import attribute, visible
 
+_ALL_NAMED = 6  # columns, all of which have room for a name
+
 
 def bar(name: str, share: float, value: str, tone: str = "") -> str:
     """A line of a list: HTML of its name, a bar of `share` of the width, HTML of its value."""
@@ -29,7 +31,7 @@ def bar_list(rows: Iterable[tuple[str, float, str]], tone: str = "") -> str:
 
 
 def columns(lengths: Lengths) -> str:
-    """The histogram of lengths: a column a bin, decades and their 2 and 5 named below."""
+    """The histogram of lengths: a column a bin; below, decades and, with room, their 2 and 5."""
     most = max(lengths.counts, default=0)
     if not most:
         return ""
@@ -41,7 +43,7 @@ def columns(lengths: Lengths) -> str:
             f'<span title="{attribute(label)}: {things(documents, "document")}">'
             f'<span class="bar" style="height:{height:.2f}%"></span></span>'
         )
-        names.append(f"<span>{_edge_name(low)}</span>")
+        names.append(f"<span>{_edge_name(low, len(lengths.counts) <= _ALL_NAMED)}</span>")
     label = f"Documents by length, {count(lengths.shortest)} to {count(lengths.longest)} characters"
     return (
         f'<div class="columns" role="img" aria-label="{label}">{"".join(bins)}</div>'
@@ -87,9 +89,9 @@ def languages(found: dict[str, int], shown: int = 15) -> str:
     return text
 
 
-def _edge_name(edge: int) -> str:
+def _edge_name(edge: int, always: bool) -> str:
     digit = edge / 10 ** math.floor(math.log10(edge))
-    if digit == 1:
+    if digit == 1 or always:
         return f"<b>{short(edge)}</b>"
     return f"<i>{short(edge)}</i>" if digit in (2, 5) and edge >= 20 else ""
 

@@ -12,7 +12,7 @@ from .drops import drops
 from .duplicates import duplicates
 from .flow import flow
 from .model import Report
-from .quantities import count, duration, percent, short, size, things
+from .quantities import count, duration, percent, rounded, size, things
 from .recipe_text import recipe_text
 from .visible import visible
 
@@ -117,12 +117,12 @@ def _figures(report: Report) -> str:
     left, size_ = documents_left(report)
     tokens = sum(shard.tokens for shard in report.shards)
     read_bytes = sum(source.bytes for source in report.sources)
-    cells = [("Documents", short(left), f"of {short(documents_read(report))} read")]
+    cells = [("Documents", rounded(left), f"of {rounded(documents_read(report))} read")]
     if size_ or read_bytes:
         cells.append(("Text", size(size_), f"of {size(read_bytes)} read" if read_bytes else ""))
     if tokens:
         ratio = sum(shard.bytes for shard in report.shards) / tokens
-        cells.append(("Tokens", short(tokens), f"{ratio:.2f} bytes a token"))
+        cells.append(("Tokens", rounded(tokens), f"{ratio:.2f} bytes a token"))
     if report.languages:
         code, most = max(report.languages.items(), key=lambda one: (one[1], one[0]))
         note = f"{percent(most, sum(report.languages.values()))} {charts.language(code)}"
