@@ -82,7 +82,11 @@ setup(
     python_requires=">=3.10",
     packages=packages(),
     package_dir=ROOMS,
-    package_data={"trivium.engine": ["report.css", "report.js"], "trivium.kernels": ["csrc/*"]},
+    package_data={
+        "trivium.data_pipeline": ["presets/*.yaml"],
+        "trivium.engine": ["report.css", "report.js"],
+        "trivium.kernels": ["csrc/*"],
+    },
     install_requires=[
         "torch>=2.6",
         "megatron-core>=0.16,<0.20",

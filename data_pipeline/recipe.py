@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from .config_tree import OneOf, hash_tree, to_dict
 from .documents import OnError, SplitText
 from .errors import InputError
+from .presets import Preset, expand
 from .stages.registry import stage_classes
 
 
@@ -16,8 +17,8 @@ class StageChoice(OneOf):
 
     @classmethod
     def known(cls) -> Mapping[str, type]:
-        """Every stage there is."""
-        return stage_classes()
+        """Every stage there is, and `preset`, which stands for several."""
+        return {**stage_classes(), "preset": Preset}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,7 @@ class Recipe:
             raise InputError(f"sources: {twice[0]!r} is named twice")
         if self.part_bytes < 1:
             raise InputError(f"part_bytes {self.part_bytes}: 1 or more")
+        object.__setattr__(self, "stages", expand(self.stages))
 
     @property
     def fingerprint(self) -> str:
