@@ -83,6 +83,7 @@ setup(
     packages=packages(),
     package_dir=ROOMS,
     package_data={
+        "trivium.data_pipeline": ["presets/*.yaml"],
         "trivium.data_pipeline.report": ["report.css", "report.js"],
         "trivium.engine": ["report.css", "report.js"],
         "trivium.kernels": ["csrc/*"],

@@ -31,7 +31,8 @@ COMMAND_LINE = "command line"
 class OneOf:
     """A value that names its own kind: `name`, or `{name: {key: value, ...}}`.
 
-    Subclasses say which dataclasses there are; a field of such a type holds one of them.
+    A kind with one key may be given its value alone: `{name: value}`. Subclasses say which
+    dataclasses there are; a field of such a type holds one of them.
     """
 
     name: str
@@ -56,6 +57,11 @@ def load(cls: type[T], path: str | Path | None = None, overrides: Sequence[str] 
     for override in overrides:
         _assign(cls, tree, override)
     return _build(cls, tree, _Place("", COMMAND_LINE if path is None else str(path)))
+
+
+def convert(annotation: Any, value: Any, source: str) -> Any:
+    """Plain types read from `source` as the annotated type; InputError where they do not fit."""
+    return _convert(annotation, value, _Place("", source))
 
 
 @dataclass(frozen=True)
@@ -249,7 +255,9 @@ def _one_of(kind: type[OneOf], value: Any, place: _Place) -> OneOf:
         near = difflib.get_close_matches(str(name), known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"
         raise place.error(f"no {name!r}; {hint}")
-    here = place.under(name)
+    here, keys = place.under(name), _fields(known[name])
+    if settings is not None and not isinstance(settings, Mapping) and len(keys) == 1:
+        settings = {keys[0]: settings}
     try:
         return kind(name, _build(known[name], _section(known[name], settings, here), here))
     except InputError as error:  # of the dataclass itself, which does not know where it stands

@@ -11,6 +11,7 @@ from .config_tree import OneOf, hash_tree, to_dict
 from .documents import PYTHON_DOCS, OnError, SplitText
 from .errors import InputError
 from .executors import ExecutorName
+from .presets import Preset, expand
 from .stages.registry import stage_classes
 from .tokenizer_training import KINDS
 
@@ -20,8 +21,8 @@ class StageChoice(OneOf):
 
     @classmethod
     def known(cls) -> Mapping[str, type]:
-        """Every stage there is."""
-        return stage_classes()
+        """Every stage there is, and `preset`, which stands for several."""
+        return {**stage_classes(), "preset": Preset}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +100,7 @@ class Recipe:
         for name in ("part_bytes", "workers"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} {getattr(self, name)}: 0 or more")
+        object.__setattr__(self, "stages", expand(self.stages))
 
     @cached_property
     def named_sources(self) -> tuple[Source, ...]:

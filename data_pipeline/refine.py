@@ -15,6 +15,7 @@ once, whoever is killed and when.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,7 @@ def refine(
         parts,
         [output / DOCUMENTS for output in outputs],
         [int(fact["bytes"]) for fact in facts[-1]],
-        _add_tallies([label for label, _ in labelled], facts),
+        _add_tallies([label for label, _ in labelled], facts, compared),
         counts,
         rejects,
         _add_profiles(parts, facts[-1]),
@@ -182,7 +183,9 @@ def _compare(
         len(before),
         known + sum(fact["entries"] for fact in facts),
     )
+    before_it = run.cpu_seconds
     found: Facts = stage.resolve(sketches, place, lambda tasks: run(tasks, label))
+    found["seconds"] = run.cpu_seconds - before_it + sum(fact["sketching"] for fact in facts)
     index = []
     if keep_index:
         index = [place.with_name(place.name + "-index") / output.name for output in outputs]
@@ -238,7 +241,7 @@ def refine_part(
         run.insert(0, (last[0], last[1].stage(Path(decided))))
         batches = stored_batches(Path(documents) / DOCUMENTS)
     tallies: dict[str, Tally] = {name: Tally() for name, _ in run}
-    facts: Facts = {"documents": 0, "bytes": 0, "entries": 0}
+    facts: Facts = {"documents": 0, "bytes": 0, "entries": 0, "sketching": 0.0}
     profile = Profile()
     sink = ArrowWriter(folder / DOCUMENTS)
     sketch = whole[1].sketch(folder / _SKETCH) if whole is not None else None
@@ -250,7 +253,9 @@ def refine_part(
             continue
         kept = kept.combine_chunks()
         if sketch is not None:
+            began = time.process_time()
             sketch.add(kept)
+            facts["sketching"] += time.process_time() - began
         else:
             profile.add(Profile.of(kept))
         sink.write(kept)
@@ -276,12 +281,16 @@ def keep_part(folder: Path, *, stage: Whole, sketch: str, decided: str) -> Facts
 # --- Sums over tasks -----------------------------------------------------------
 
 
-def _add_tallies(labels: Sequence[str], facts: Sequence[Sequence[Facts]]) -> dict[str, Tally]:
+def _add_tallies(
+    labels: Sequence[str], facts: Sequence[Sequence[Facts]], compared: Mapping[str, Compared]
+) -> dict[str, Tally]:
     total = {label: Tally() for label in labels}
     for segment in facts:
         for fact in segment:
             for name, tally in fact["tallies"].items():
                 total[name].add(Tally.from_json(tally))
+    for name, found in compared.items():
+        total[name].seconds += found.facts["seconds"]
     return total
 
 

@@ -7,6 +7,7 @@ sentences left is dropped. The order of the checks on a line is that of the refe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numba as nb
 import numpy as np
@@ -45,11 +46,15 @@ class C4Rules:
     min_line_words: int = 3
     max_word_length: int = 1000  # characters
     min_sentences: int = 5  # in the lines that stay
+    # what becomes of lines that end no sentence: FineWeb keeps them (arXiv 2406.17557, section 3.5)
+    unended_lines: Literal["drop", "keep"] = "drop"
     policies: tuple[str, ...] = POLICIES  # in lower case; a line with one goes
     bad_words: str | None = None  # path of a list: a document with one of them is dropped
 
     def __post_init__(self) -> None:
         check_thresholds(self)
+        if self.unended_lines not in ("drop", "keep"):
+            raise InputError(f"unended_lines {self.unended_lines!r}: drop or keep")
         for text in self.policies:
             if not text or not text.isascii() or text != text.lower():
                 raise InputError(f"policies {text!r}: lower-case ASCII, one character or more")
@@ -75,7 +80,7 @@ class C4Rules:
             texts.data,
             (lines.of, lines.start, lines.end, lines.words, analysis.words.characters),
             character_table().classes,
-            (self.min_line_words, self.max_word_length),
+            (self.min_line_words, self.max_word_length, self.unended_lines == "drop"),
             (np.frombuffer(b"".join(phrases), np.uint8), ends, firsts),
             kept,
             offsets,
@@ -169,7 +174,7 @@ def _keep_sentences(  # type: ignore[no-untyped-def]
     data, lines, classes, limits, phrases, kept, offsets, sentences, fault
 ):
     of, start, end, words, characters = lines
-    min_words, max_length = limits
+    min_words, max_length, only_ended = limits
     text, ends, firsts = phrases
     out = 0
     for d in range(len(of) - 1):
@@ -181,7 +186,7 @@ def _keep_sentences(  # type: ignore[no-untyped-def]
             longest = 0
             for w in range(words[n], words[n + 1]):
                 longest = max(longest, characters[w])
-            if longest > max_length or not _ends_sentence(data, a, b, classes):
+            if longest > max_length or (only_ended and not _ends_sentence(data, a, b, classes)):
                 continue
             found = _phrases_in(data, a, b, text, ends, firsts)
             if found & np.uint64(1):

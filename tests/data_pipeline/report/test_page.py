@@ -229,7 +229,7 @@ def test_a_recipe_that_was_run(tmp_path):
         "stages: [normalize, seed_rules: {max_characters: 9999}, exact_duplicates]\n"
     )
     recipe = load(Recipe, tmp_path / "recipe.yaml")
-    refined = refine(recipe, tmp_path / "work", workers=1)
+    refined = refine(recipe, tmp_path / "work")
     report = Report(
         to_dict(recipe),
         tuple(SourceFacts.of(name, counts) for name, counts in refined.read.items()),

@@ -26,7 +26,7 @@ pytest.importorskip("datatrove")
 SENTENCE_END = re.compile(r"""[.!?。！？]+(?:["'”’」]|(?=\s|$))|[。！？।؟]+""")
 
 
-def theirs(name: str) -> Any:
+def theirs(name: str, **settings: Any) -> Any:
     from datatrove.pipeline import filters
     from datatrove.utils.word_tokenizers import WordTokenizer
 
@@ -42,27 +42,30 @@ def theirs(name: str) -> Any:
             spans = pairwise([0, *ends])
             return [(a, b) for a, b in spans if any(c.isalnum() for c in text[a:b])]
 
-    return getattr(filters, name)(language=Split())
+    return getattr(filters, name)(language=Split(), **settings)
 
 
 @pytest.mark.parametrize("file", [name for name in FILES if name != "chinese_poetry.jsonl.gz"])
 @pytest.mark.parametrize(
-    ("name", "ours"),
+    ("name", "settings", "ours"),
     [
-        ("GopherRepetitionFilter", GopherRepetition()),
-        ("GopherQualityFilter", GopherQuality()),
-        ("FineWebQualityFilter", FineWebRules()),
-        ("C4QualityFilter", C4Rules()),
+        ("GopherRepetitionFilter", {}, GopherRepetition()),
+        ("GopherQualityFilter", {}, GopherQuality()),
+        ("FineWebQualityFilter", {}, FineWebRules()),
+        ("C4QualityFilter", {}, C4Rules()),
+        ("C4QualityFilter", {"filter_no_terminal_punct": False}, C4Rules(unended_lines="keep")),
     ],
 )
-def test_decisions_are_those_of_datatrove(file: str, name: str, ours: Stage):
+def test_decisions_are_those_of_datatrove(
+    file: str, name: str, settings: dict[str, Any], ours: Stage
+):
     from datatrove.data import Document
 
     texts = real_texts(file, 500)
     documents = batch(texts)
     kept = np.array([reason is None for reason in ours(documents).reasons.to_pylist()])
     spaced = ~analyse(documents).mostly_unspaced()
-    judge = theirs(name)
+    judge = theirs(name, **settings)
     expected = np.array([judge.filter(Document(text=text, id="0")) is True for text in texts])
     # C4: that code knows the marks of English alone as ends of a line, so English texts it is.
     if name == "C4QualityFilter":
