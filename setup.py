@@ -31,6 +31,7 @@ def packages() -> list[str]:
 
 TRANSFORMERS = ["transformers>=4.56", "safetensors>=0.4"]
 TENSORBOARD = ["tensorboard>=2.15"]
+RAY = ["ray>=2.30"]
 
 EXTRAS = {
     # reading, cleaning and near-duplicate removal
@@ -41,10 +42,8 @@ EXTRAS = {
         "fsspec>=2024.2",
         "ftfy>=6.2",
         "numba>=0.60",
-        "pyarrow>=15",
         "resiliparse>=0.15",
         "scipy>=1.11",
-        "xxhash>=3.4",
     ],
     # Hugging Face folders, in and out
     "hf": TRANSFORMERS,
@@ -54,15 +53,17 @@ EXTRAS = {
     "serve": ["fastapi>=0.110", "uvicorn>=0.29"],
     # benchmark harness over the served model
     "eval": ["lm-eval>=0.4.5"],
-    # rollout workers on other machines
-    "ray": ["ray>=2.30"],
+    # tasks and rollout workers on other machines
+    "ray": RAY,
     # fused layers on NVIDIA GPUs
     "te": ["transformer-engine[pytorch]>=2.2"],
     # the other engines that tests and benchmarks measure against
     "parity": [*TRANSFORMERS, "accelerate>=1.1"],
     # what `make test lint types` needs
     "dev": [
+        *RAY,
         *TENSORBOARD,
+        "hypothesis>=6.100",
         "mypy>=1.14",
         "pre-commit>=3.7",
         "pytest>=8.3",
@@ -95,10 +96,12 @@ setup(
         "numpy>=1.26",
         "orjson>=3.9",
         "psutil>=5.9",
+        "pyarrow>=15",
         "pyyaml>=6.0",
         "rich>=13.7",
         "sentencepiece>=0.2",
         "tokenizers>=0.20",
+        "xxhash>=3.4",
         "zstandard>=0.22",
     ],
     extras_require=EXTRAS,
