@@ -124,6 +124,10 @@ def test_one_text_in_every_record_is_no_template(tmp_path):
     same = {"q": "which of these words is the odd one out"}
     stage = Decontaminate(paths=(lines(tmp_path / "x.jsonl", *[same] * 30),))
     assert hit(stage, AROUND.format(same["q"]))
+    path = lines(tmp_path / "long.jsonl", *[{"q": QUESTION}] * 30)
+    most = Decontaminate(paths=(path,), min_covered_fraction=0.9)
+    assert hit(most, QUESTION)
+    assert not hit(most, " ".join(QUESTION.split()[:15]))
 
 
 CHINESE = "小明在市场上卖鸭蛋每天早晨收集十六个早餐吃掉三个其余按两元一个卖出问他每周收入多少"
