@@ -311,21 +311,25 @@ def _hits(
 def _covered(
     index: Index, row: NDArray[np.int64], run: NDArray[np.int64], fraction: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(document, file) where `fraction` of the words of a text of the file is found or more."""
-    rows, files = list[int](), list[int]()
-    for document in np.unique(row):
-        found = np.unique(run[row == document])
-        covered = np.zeros(len(index.units) + 1, np.int64)
-        np.add.at(covered, index.start[found], 1)
-        np.add.at(covered, index.start[found] + index.length[found], -1)
-        total = np.zeros(len(index.units) + 1, np.int64)
-        np.cumsum(np.cumsum(covered[:-1]) > 0, out=total[1:])
-        texts = np.unique(index.text[found])
-        first, last = index.text_start[texts], index.text_end[texts]
-        enough = total[last] - total[first] >= fraction * (last - first)
-        files += index.text_file[texts[enough]].tolist()
-        rows += [int(document)] * int(enough.sum())
-    return np.array(rows, np.int64), np.array(files, np.int64)
+    """(document, file) where `fraction` of the words of a text of the file is found or more.
+
+    row is in order.
+    """
+    rows, files = [row[:0]], [row[:0]]
+    for hits in np.split(np.arange(len(row)), np.flatnonzero(np.diff(row)) + 1):
+        found = np.unique(run[hits])
+        found = found[np.argsort(index.start[found], kind="stable")]
+        text = index.text[found]
+        begin = np.maximum(index.start[found], index.text_start[text])
+        end = np.minimum(index.start[found] + index.length[found], index.text_end[text])
+        reached = np.maximum.accumulate(np.append(0, end[:-1]))
+        fresh = np.maximum(end - np.maximum(begin, reached), 0)
+        texts, place = np.unique(text, return_inverse=True)
+        total = index.text_end[texts] - index.text_start[texts]
+        enough = texts[np.bincount(place, fresh) >= fraction * total]
+        rows.append(np.full(len(enough), row[hits[0]]))
+        files.append(index.text_file[enough])
+    return np.concatenate(rows), np.concatenate(files)
 
 
 @nb.njit(cache=True, nogil=True, inline="always")

@@ -9,33 +9,20 @@ import pytest
 
 from tests.data_pipeline.stages.quality_texts import real_texts
 from trivium.data_pipeline import presets
-from trivium.data_pipeline.config_tree import convert, dump_yaml, load
+from trivium.data_pipeline.config_tree import dump_yaml, load
 from trivium.data_pipeline.errors import InputError
-from trivium.data_pipeline.presets import preset, preset_names, spelled
-from trivium.data_pipeline.recipe import Recipe, StageChoice
+from trivium.data_pipeline.presets import preset, preset_names
+from trivium.data_pipeline.recipe import Recipe
 from trivium.data_pipeline.stages.c4 import C4Rules
-from trivium.data_pipeline.stages.registry import stage_classes
 from trivium.data_pipeline.stages.seed_rules import SeedRules
 from trivium.data_pipeline.stages.stage import batch
 
+FOLDER = Path(presets.__file__).parent / "presets"
 SOURCES = "sources: [{name: any, paths: any.txt}]\n"
-# Stages that presets name and that are being written.
-PENDING = {"near_duplicates", "paragraph_duplicates"} - stage_classes().keys()
-
-
-def names_in(name: str) -> list[str]:
-    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in spelled(name)]
 
 
 def stages_of(name: str) -> dict[str, object]:
-    """The stages of a preset but those that are pending."""
-    rows = [
-        row
-        for row, stage in zip(spelled(name), names_in(name), strict=True)
-        if stage not in PENDING
-    ]
-    choices = convert(tuple[StageChoice, ...], rows, name)
-    return {choice.name: choice.value for choice in choices}
+    return {choice.name: choice.value for choice in preset(name)}
 
 
 def recipe(folder: Path, stages: str, *overrides: str) -> Recipe:
@@ -57,18 +44,16 @@ def test_there_is_one_for_every_pipeline_that_was_promised():
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_its_stages_load(name: str):
-    assert list(stages_of(name)) == [stage for stage in names_in(name) if stage not in PENDING]
-    missing = PENDING & set(names_in(name))
-    if missing:
-        pytest.skip(f"stages that are not there yet: {', '.join(sorted(missing))}")
-    assert [choice.name for choice in preset(name)] == names_in(name)
+def test_a_recipe_of_it_alone_is_its_list(name: str, tmp_path):
+    spelled = (FOLDER / f"{name}.yaml").read_text()
+    (tmp_path / "list.yaml").write_text(f"{SOURCES}stages:\n{spelled}")
+    assert recipe(tmp_path, f"[preset: {name}]") == load(Recipe, tmp_path / "list.yaml")
 
 
 @pytest.mark.parametrize("name", preset_names())
 def test_its_file_says_where_it_is_from(name: str):
-    first = (Path(presets.__file__).parent / "presets" / f"{name}.yaml").read_text()
-    comment = first[: first.index("\n- ")]
+    text = (FOLDER / f"{name}.yaml").read_text()
+    comment = text[: text.index("\n- ")]
     assert all(line.startswith("#") for line in comment.splitlines())
     assert re.search(r"arXiv \d{4}\.\d{5}|no paper", comment)
 

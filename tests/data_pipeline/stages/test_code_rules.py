@@ -176,6 +176,10 @@ def test_bytes_of_every_kind_are_judged_alone():
     assert [reason(text, rules) for text in texts] == together
 
 
+def test_a_batch_of_nothing():
+    assert len(CodeRules()(batch([])).reasons) == 0
+
+
 def test_the_standard_library_stays():
     folder = Path(sysconfig.get_path("stdlib"))
     files = sorted(folder.glob("*.py"))

@@ -124,6 +124,10 @@ def test_one_text_in_every_record_is_no_template(tmp_path):
     same = {"q": "which of these words is the odd one out"}
     stage = Decontaminate(paths=(lines(tmp_path / "x.jsonl", *[same] * 30),))
     assert hit(stage, AROUND.format(same["q"]))
+    path = lines(tmp_path / "long.jsonl", *[{"q": QUESTION}] * 30)
+    most = Decontaminate(paths=(path,), min_covered_fraction=0.9)
+    assert hit(most, QUESTION)
+    assert not hit(most, " ".join(QUESTION.split()[:15]))
 
 
 CHINESE = "小明在市场上卖鸭蛋每天早晨收集十六个早餐吃掉三个其余按两元一个卖出问他每周收入多少"
@@ -178,8 +182,13 @@ def runs(text: str, ngram: int, letters: int, words: int, characters: int) -> se
     }
 
 
-def contains(text: list[str], run: tuple[str, ...]) -> bool:
-    return any(tuple(text[at : at + len(run)]) == run for at in range(len(text) - len(run) + 1))
+def contains(text: list[str], wanted: set[tuple[str, ...]]) -> bool:
+    sizes = {len(run) for run in wanted}
+    return any(
+        tuple(text[at : at + size]) in wanted
+        for size in sizes
+        for at in range(len(text) - size + 1)
+    )
 
 
 @pytest.mark.parametrize("shape", [(5, 7, 3, 4), (4, 4, 4, 4), (6, 3, 2, 2)])
@@ -214,7 +223,7 @@ def test_decisions_are_those_of_a_plain_search(tmp_path, shape):
         min_characters=characters,
     )
     documents = [text(40) for _ in range(400)]
-    expected = [any(contains(units(one), run) for run in wanted) for one in documents]
+    expected = [contains(units(one), wanted) for one in documents]
     assert 20 < sum(expected) < 380
     assert [reason is not None for reason in reasons(stage, documents)] == expected
 
@@ -250,6 +259,41 @@ def test_a_part_of_a_text_can_be_asked_for(tmp_path):
     again = lines(tmp_path / "y.jsonl", {"q": "and " + " ".join(words[:10])})
     both = Decontaminate(paths=(path, again), ngram=8, min_covered_fraction=0.5)
     assert reasons(both, [" ".join(words[:10])]) == ["contains evaluation text: y.jsonl"]
+
+
+@pytest.mark.parametrize("fraction", [0.3, 0.8, 1.0])
+def test_parts_of_texts_are_those_of_a_plain_search(tmp_path, fraction):
+    chance = random.Random(2)
+    items = [chance.choices("abcdefghij", k=chance.randrange(4, 15)) for _ in range(50)]
+    stage = Decontaminate(
+        paths=(lines(tmp_path / "x.jsonl", *({"t": " ".join(item)} for item in items)),),
+        ngram=4,
+        min_words=3,
+        min_covered_fraction=fraction,
+    )
+    documents = [chance.choices("abcdefghij", k=chance.randrange(5, 60)) for _ in range(100)]
+    documents += [*items[:10], *(item[:-1] for item in items)]
+
+    def share(document: list[str], item: list[str]) -> float:
+        found = {
+            place
+            for first in range(len(item) - 3)
+            if len(set(item[first : first + 4])) >= 2
+            and contains(document, {tuple(item[first : first + 4])})
+            for place in range(first, first + 4)
+        }
+        return len(found) / len(item)
+
+    expected = [max(share(one, item) for item in items) >= fraction for one in documents]
+    assert any(expected)
+    assert not all(expected)
+    texts = [" ".join(document) for document in documents]
+    assert [reason is not None for reason in reasons(stage, texts)] == expected
+
+
+def test_a_batch_of_nothing(asked):
+    assert reasons(asked, []) == []
+    assert reasons(asked, ["", " \n", "..."]) == [None] * 3
 
 
 def test_nested_fields_and_keys(tmp_path):
