@@ -72,7 +72,7 @@ def sample_text(
         for number, (file, size) in enumerate(zip(files, sizes, strict=True))
     ]
     run(tasks, "sampling")
-    drawn = []
+    drawn: list[tuple[int, str]] = []
     for task in tasks:
         for batch in stored_batches(task.output / SAMPLE):
             columns = batch.column("draw").to_pylist(), batch.column("text").to_pylist()

@@ -102,6 +102,11 @@ def _inputs(recipe: Recipe) -> tuple[str, int]:
     decides: dict[str, Any] = {
         "recipe": recipe.deciding(),
         "files": listing,
+        "lists": [
+            [path, sha256_of(Path(path)) if Path(path).is_file() else describe_files([path])]
+            for choice in recipe.stages
+            for path in getattr(choice.value, "reads", ())
+        ],
         "earlier": [sha256_of(_manifest_of(folder)) for folder in recipe.earlier],
     }
     if not recipe.trains_tokenizer:

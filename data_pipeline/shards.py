@@ -194,7 +194,8 @@ def write_index(
         at = 0
         for piece in lengths:
             ends = at + np.cumsum(piece, dtype=np.int64) * dtype.itemsize
-            stream.write(ends - piece.astype(np.int64) * dtype.itemsize)
+            begins = ends - piece.astype(np.int64) * dtype.itemsize
+            stream.write(np.ascontiguousarray(begins, "<i8").data)
             at = int(ends[-1]) if len(ends) else at
         for ends in boundaries:
             stream.write(np.ascontiguousarray(ends, "<i8").data)

@@ -67,8 +67,9 @@ def run_tasks(
         _sweep(folder)
     total = sum(task.size for task in tasks)
     left = sum(task.size for task in waiting)
-    here = executor is None or left < _WORTH_IT
-    for task in (Executor() if here else executor)(perform, waiting):
+    if executor is None or left < _WORTH_IT:
+        executor = Executor()
+    for task in executor(perform, waiting):
         left -= task.size
         if progress is not None:
             progress(stage, total - left, total)

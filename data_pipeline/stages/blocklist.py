@@ -44,6 +44,11 @@ class Blocklist:
         if self.words is not None:
             blocked_words(self.words)
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The files that decide beside the parameters."""
+        return tuple(path for path in (self.domains, self.words) if path is not None)
+
     def __call__(self, documents: pa.Table) -> Verdict:
         """Judge by the column `url`, where it is not null, and by the words of each text."""
         rules = []

@@ -116,6 +116,11 @@ class Decontaminate:
                 )
         self.index()
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The files that decide beside the parameters."""
+        return self.paths
+
     def __call__(self, documents: pa.Table) -> Verdict:
         """Judge by the words of each text."""
         index, words = self.index(), analyse(documents).words

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from trivium.data_pipeline import encode, prepare, tasks
+from trivium.data_pipeline.config_tree import load
 from trivium.data_pipeline.content import document_hashes, hash_documents
 from trivium.data_pipeline.documents import read_documents
 from trivium.data_pipeline.errors import InputError
@@ -119,6 +120,18 @@ def test_prepared_again_where_something_changed(what, source, tmp_path):
         assert again.spec_hash != first.spec_hash
     else:
         assert contents(tmp_path / "out") == before
+
+
+def test_prepared_again_where_a_list_of_a_stage_changed(source, tmp_path):
+    (tmp_path / "words.txt").write_text("nothing of this\n")
+    (tmp_path / "recipe.yaml").write_text(
+        f"sources: [{source}]\nvocab_size: 400\n"
+        f"stages: [blocklist: {{words: {tmp_path / 'words.txt'}}}]\n"
+    )
+    recipe = load(Recipe, tmp_path / "recipe.yaml")
+    every = prepare_corpus(recipe, tmp_path / "out").documents
+    (tmp_path / "words.txt").write_text("\n".join(source.read_text().split()[5:9]))
+    assert prepare_corpus(recipe, tmp_path / "out").documents < every
 
 
 def test_killed_at_any_time_it_goes_on_to_the_same_bytes(source, tmp_path):
