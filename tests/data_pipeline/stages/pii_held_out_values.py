@@ -368,6 +368,7 @@ RUNS = {
     "l": LOWER,
     "U": UPPER,
     "u": DIGITS + UPPER,
+    "k": UPPER + DIGITS[2:8],  # base32
     "a": DIGITS + LOWER,
     "w": DIGITS + LOWER + UPPER,
     "b": DIGITS + LOWER + UPPER + "-_",
@@ -382,6 +383,8 @@ def draw(random: Random, name: str, argument: str) -> str:
     if name == "int":
         low, high = argument.split("-")
         return str(random.randint(int(low), int(high)))
+    if name == "area":  # of the North American plan, also an exchange: no service code, no reserve
+        return f"{random.choice('2458')}{random.choice('0234567')}{random.choice('2345678')}"
     if name == "date":
         return _date(random, argument, 1980, 2023)
     if name == "pem":
