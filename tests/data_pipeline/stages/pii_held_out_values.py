@@ -344,6 +344,53 @@ def _hk_id(random: Random) -> str:
     return f"{letter}{body}{'0123456789A'[-total % 11]}"
 
 
+def _ending(random: Random, head: str, count: int, weights: Sequence[int]) -> str:
+    """`head`, digits, and a last one that is the weighted sum modulo 11, redrawn where it is 10."""
+    while True:
+        body = head + _pick(random, DIGITS, count)
+        if (check := _weighted(body, weights) % 11) < 10:
+            return f"{body}{check}"
+
+
+def _au_tfn(random: Random) -> str:
+    return _ending(random, random.choice(DIGITS[1:]), 7, (10, 7, 8, 4, 6, 3, 5, 1))
+
+
+def _bg_egn(random: Random) -> str:
+    return _ending(random, _date(random, "ymd"), 3, (2, 4, 8, 5, 10, 9, 7, 3, 6))
+
+
+def _ee_ik(random: Random) -> str:
+    return _ending(random, random.choice("34") + _date(random, "ymd"), 3, (1, 2, 3, 4, 5, 6, 7, 8, 9, 1))
+
+
+def _th_id(random: Random) -> str:
+    body = random.choice("12345678") + _pick(random, DIGITS, 11)
+    return f"{body}{(11 - _weighted(body, range(13, 1, -1)) % 11) % 10}"
+
+
+def _uk_nhs(random: Random) -> str:
+    return _ending(random, random.choice("4679"), 8, (-10, -9, -8, -7, -6, -5, -4, -3, -2))
+
+
+def _ar_cuil(random: Random) -> str:
+    return _ending(
+        random, random.choice(("20", "27")), 8, (-5, -4, -3, -2, -7, -6, -5, -4, -3, -2)
+    )
+
+
+def _at_svnr(random: Random) -> str:
+    while True:
+        serial, date = random.choice(DIGITS[1:]) + _pick(random, DIGITS, 2), _date(random, "dmy")
+        if (check := _weighted(serial + date, (3, 7, 9, 5, 8, 4, 2, 1, 6)) % 11) < 10:
+            return f"{serial}{check}{date}"
+
+
+def _ie_pps(random: Random) -> str:
+    body = _pick(random, DIGITS, 7)
+    return body + "WABCDEFGHIJKLMNOPQRSTUV"[_weighted(body, range(8, 1, -1)) % 23]
+
+
 def _base64(random: Random, length: int, line: int) -> str:
     body = _pick(random, LOWER + UPPER + DIGITS + "+/", length - 1) + "="
     return "\n".join(body[i : i + line] for i in range(0, length, line))
@@ -356,8 +403,8 @@ def _pem(random: Random) -> str:
 NATIONAL_IDS: dict[str, Callable[[Random], str]] = {
     name[1:]: value
     for name, value in list(globals().items())
-    if name[:1] == "_" and name[1:3] in "br be ca ch cl cn cz de dk es fi fr hk il in it jp kr mx nl "
-    "no pl pt ro ru se sg tr tw uk us za".split() and name[3:4] == "_"
+    if name[:1] == "_" and name[1:3] in "ar at au be bg br ca ch cl cn cz de dk ee es fi fr hk ie il in "
+    "it jp kr mx nl no pl pt ro ru se sg th tr tw uk us za".split() and name[3:4] == "_"
 }
 RUNS = {
     "d": DIGITS,  # any digits
