@@ -27,7 +27,7 @@ _VERSIONS = names(
 )
 _HOSTS = names(
     "ip!, ips!, ipv4, addr, address, host, server, client, peer, from, src, dst, source, remote, ping, "
-    "forwarded-for, gateway, traceroute, адрес, عنوان, 地址, アドレス, サーバ, 服务器, 주소, [, (, @, //, ://",
+    "forwarded-for, gateway, traceroute, user, login, access, depuis, desde, von!, адрес, عنوان, 地址, アドレス, サーバ, 服务器, 주소, [, (, @, //, ://",
 )
 # accounts are written in groups set off by spaces (also such that do not break), hyphens or dots
 _GAP = "(?:[ .-]|\xa0)?"

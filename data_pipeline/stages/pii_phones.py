@@ -91,9 +91,11 @@ def trunk(text: str) -> bool:
         return any(b - a != 1 for a, b in itertools.pairwise(numbers))
     if "." in text or len(set("".join(groups[1:]))) < 2:
         return False
-    marked = text[0] == "(" or "/" in text
+    marked = text[0] in "(（" or "/" in text
     rest = [len(group) for group in groups[1:]]
-    if rest in ([2, 2, 2], [3, 2, 2]):  # Sweden: 08-123 45 67
+    if len(rest) == 2 and text.count("-") == 2 and rest[1] != 4 and rest != [3, 3]:
+        return False  # East Asia: 03-1234-5678, 0120-123-456
+    if rest in ([2, 2, 2], [3, 2, 2]) and len(groups[0]) < 4:  # Sweden: 08-123 45 67
         return count >= 9 and "-" in text
     if not (9 if marked else 10) <= count <= 12:
         return False
@@ -120,7 +122,7 @@ def named(text: str) -> bool:
     return (
         8 <= len(digits) <= 13
         and len(set(digits)) > 2
-        and all(len(group) > 1 for group in groups[1:])
+        and sum(len(group) == 1 for group in groups[1:]) < 2
         and not _DATES.fullmatch(text)
     )
 
@@ -133,12 +135,13 @@ def mentioned(text: str) -> bool:
 
 
 _DATES = re.compile(r"(?:19|20)\d\d.(?:\d\d.\d\d|(?:19|20)\d\d)|\d\d.\d\d.(?:19|20)\d\d|(?:19|20)\d{6}")
-_NEAR = r"[^\d\n]{0,32}$"  # nothing but a few words between the name and the number
+# between the name and the number a few words, no end of a sentence; or one number before this one
+_NEAR = r"[ .:]{0,3}[^\d\n.>]{0,28}(?:n[or]\.[ :]{0,2}|>[ ,;/|]{1,4})?$"
 _NOUNS = names(
     "tel!, telephon, telefon, telefoon, téléphon, teléfon, tél!, telp!, phone!, phones!, cellphone, "
     "cell phone, fone!, ph!, mob!, mobile!, mobil!, móvil, movil, celular!, cell!, cellulare, fax, "
     "rufnummer, rückruf, whatsapp, hotline, helpline, landline, toll-free, toll free, sms!, gsm!, "
-    "puhelin, cep!, cep tel, τηλ, тел!, телефон, моб!, мобильн, звон, позвон, факс, هاتف, جوال, "
+    "puhelin, cep tel, cep no, τηλ, тел!, телефон, моб!, мобильн, звон, позвон, факс, هاتف, جوال, "
     "تليفون, موبايل, واتساب, تلفن, טלפון, נייד, 电话, 電話, 手机, 手機, 座机, 固话, 热线, 熱線, 致电, "
     "拨打, 来电, 传真, 微信, 携帯, 연락처, 전화, 휴대, 핸드폰, 팩스, फ़ोन, मोबाइल, संपर्क, โทร, điện thoại, "
     "llámame, llámanos, llame al, appelez, joignable, chiamami, zadzwoń",
@@ -155,7 +158,7 @@ _WORDS = names(
 # a national number as anybody may write one
 _ANY = (
     rf"(?:\(\d{{1,5}}\)|\d{{1,13}})"
-    rf"(?:(?:[/.]|{SEP}){{1,3}}(?:\(\d{{1,4}}\)|\d{{2,12}})|(?<=\))\d{{2,12}}){{0,6}}"
+    rf"(?:(?:[/.]|{SEP}){{1,3}}(?:\(\d{{1,4}}\)|\d{{1,12}})|(?<=\))\d{{2,12}}){{0,6}}"
 )
 
 PHONES: tuple[Pattern, ...] = (
@@ -184,7 +187,7 @@ PHONES: tuple[Pattern, ...] = (
     ),
     number(
         "phone",
-        rf"{BEFORE}(?:\(0[1-9]\d{{0,4}}\) ?|0[1-9]\d{{0,4}}(?: ?/ ?|{SEP}|\.))"
+        rf"{BEFORE}(?:(?:\(|（)0[1-9]\d{{0,4}}(?:\)|）) ?|0[1-9]\d{{0,4}}(?: ?/ ?|{SEP}|\.))"
         rf"\d{{1,8}}(?:(?:{SEP}|\.)\d{{1,5}}){{0,4}}{AFTER}",
         trunk,
         9,

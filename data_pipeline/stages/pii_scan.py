@@ -35,7 +35,8 @@ def _classes() -> NDArray[np.uint8]:
         table[ord(first) : ord(last) + 1] |= bit | _LOCAL
     for byte in b" -.()/":
         table[byte] |= _BETWEEN
-    for byte in b"\xc2\xa0\xe2\x80\x91\x93\xaf":  # no-break spaces, hyphen and en dash in UTF-8
+    # in UTF-8: no-break spaces, hyphen and en dash; wide parentheses
+    for byte in b"\xc2\xa0\xe2\x80\x91\x93\xaf\xef\xbc\x88\x89":
         table[byte] |= _BETWEEN
     for byte in b"._%+'-":
         table[byte] |= _LOCAL

@@ -106,7 +106,7 @@ def number(
         valid=valid,
         digits=digits,
         context=context,
-        back=2,
+        back=3,  # +( or a wide parenthesis
         search=True,
         trim=trim,
     )

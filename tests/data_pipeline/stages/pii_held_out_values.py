@@ -353,7 +353,7 @@ def _ending(random: Random, head: str, count: int, weights: Sequence[int]) -> st
 
 
 def _au_tfn(random: Random) -> str:
-    return _ending(random, random.choice(DIGITS[1:]), 7, (10, 7, 8, 4, 6, 3, 5, 1))
+    return _ending(random, random.choice(DIGITS[1:]), 7, (1, 4, 3, 7, 5, 8, 6, 9))
 
 
 def _bg_egn(random: Random) -> str:
