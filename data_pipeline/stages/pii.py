@@ -52,7 +52,7 @@ TOKENS: Mapping[str, str] = {
 _TOKEN = re.compile(r"[<\[{|][A-Za-z_ |]*[>\]}|]")  # no text beside it can make it a finding
 _PREFIXES = np.array([list(prefix.ljust(8, b"?")) for prefix in SECRET_PREFIXES], np.uint8)
 _CONTEXT_BYTES = 52  # before a match, where its context is looked for
-_LOOK_AHEAD = 8  # bytes after a number that an expression may look at
+_LOOK_AHEAD = 16  # bytes after a number that an expression may look at
 # any name that a pattern asks for: where there is none, patterns that need one are not tried
 _NAMES = re.compile(either(word for p in PATTERNS if p.context for word in p.context.words))
 _NAMED = frozenset(p.anchor for p in PATTERNS if p.context)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from . import pii_national_checks as checks
 from . import pii_scan, pii_validators
-from .pii_shapes import AFTER, BEFORE, Pattern, Valid, names, number, utf8
+from .pii_shapes import AFTER, AFTER_SET_OFF, BEFORE, Pattern, Valid, names, number, utf8
 
 _NOT_INSIDE = r"(?<![\w+-])(?<!\w\.)"
 _ALONE = r"(?!\w|[-.]\w)"
@@ -15,7 +15,8 @@ _ALONE = r"(?!\w|[-.]\w)"
 
 def _digits(expression: str, valid: Valid | None, least: int, words: str = "") -> Pattern:
     context = names(words) if words else None
-    return number("national_id", f"{BEFORE}(?:{expression}){AFTER}", valid, least, context=context)
+    after = AFTER_SET_OFF if words else AFTER
+    return number("national_id", f"{BEFORE}(?:{expression}){after}", valid, least, context=context)
 
 
 def _lettered(expression: str, valid: Valid | None, words: str = "") -> Pattern:
@@ -58,7 +59,7 @@ _EUROPE = (
         9,
         "bsn, burgerservice, sofi",
     ),
-    # Britain
+    # Britain, Ireland
     _lettered(
         r"[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] \d\d \d\d \d\d [A-D]",
         checks.uk_nino,
@@ -69,6 +70,13 @@ _EUROPE = (
         "national insurance, nino!, ni no, ni num, ni:, nat ins, n.i.",
     ),
     _digits(r"\d{3}([ -]?)\d{3}\1\d{4}", checks.british_nhs, 10, "nhs!"),
+    number(
+        "national_id",
+        rf"{_NOT_INSIDE}\d{{7}} ?[A-W][AHW]?{_ALONE}",
+        checks.irish_pps,
+        7,
+        context=names("pps!, ppsn!, pps no, personal public service"),
+    ),
     # Spain, Portugal, Italy, Greece
     number(
         "national_id",

@@ -256,3 +256,10 @@ def argentine_cuil(text: str) -> bool:
     """Prefix, number, check digit modulo 11."""
     digits = compact(text)
     return -_sum(digits[:10], (5, 4, 3, 2, 7, 6, 5, 4, 3, 2)) % 11 == int(digits[10])
+
+
+def irish_pps(text: str) -> bool:
+    """Seven digits, a check letter modulo 23, and a second letter that counts too."""
+    number = compact(text)
+    extra = 9 * (ord(number[8]) - ord("A") + 1) if number[8:] not in ("", "W") else 0
+    return number[7] == "WABCDEFGHIJKLMNOPQRSTUV"[(_sum(number[:7], range(8, 1, -1)) + extra) % 23]

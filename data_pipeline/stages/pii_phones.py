@@ -123,7 +123,7 @@ def named(text: str) -> bool:
         8 <= len(digits) <= 13
         and len(set(digits)) > 2
         and sum(len(group) == 1 for group in groups[1:]) < 2
-        and not _DATES.fullmatch(text)
+        and not _NEITHER.fullmatch(text)
     )
 
 
@@ -134,14 +134,19 @@ def mentioned(text: str) -> bool:
     return sum(sizes) >= 9 and named(text) and not thousands
 
 
-_DATES = re.compile(r"(?:19|20)\d\d.(?:\d\d.\d\d|(?:19|20)\d\d)|\d\d.\d\d.(?:19|20)\d\d|(?:19|20)\d{6}")
+# dates, ranges of years, addresses of the Internet
+_NEITHER = re.compile(
+    r"(?:19|20)\d\d.(?:\d\d.\d\d|(?:19|20)\d\d)|\d\d.\d\d.(?:19|20)\d\d|(?:19|20)\d{6}"
+    r"|\d{4}[-\u2013]\d{4}|\d{1,3}(?:\.\d{1,3}){3}"
+)
 # between the name and the number a few words, no end of a sentence; or one number before this one
 _NEAR = r"[ .:]{0,3}[^\d\n.>]{0,28}(?:n[or]\.[ :]{0,2}|>[ ,;/|]{1,4})?$"
 _NOUNS = names(
-    "tel!, telephon, telefon, telefoon, téléphon, teléfon, tél!, telp!, phone!, phones!, cellphone, "
-    "cell phone, fone!, ph!, mob!, mobile!, mobil!, móvil, movil, celular!, cell!, cellulare, fax, "
+    "tel!, telephon, telefon, telefoon, téléphon, teléfon, tél!, telp!, phone!, cellphone, "
+    "fone!, ph!, mob!, mobile!, mobil!, móvil, movil, celular!, cell:, cell., "
+    "cell phone, cell no, cellulare, telemóvel, telemovel, tfno, fax, "
     "rufnummer, rückruf, whatsapp, hotline, helpline, landline, toll-free, toll free, sms!, gsm!, "
-    "puhelin, cep tel, cep no, τηλ, тел!, телефон, моб!, мобильн, звон, позвон, факс, هاتف, جوال, "
+    "puhelin, puh!, cep tel, cep no, τηλ, тел!, телефон!, телефона!, телефону!, телефоне!, телефоны!, моб!, мобильн, звон, позвон, факс, هاتف, جوال, "
     "تليفون, موبايل, واتساب, تلفن, טלפון, נייד, 电话, 電話, 手机, 手機, 座机, 固话, 热线, 熱線, 致电, "
     "拨打, 来电, 传真, 微信, 携帯, 연락처, 전화, 휴대, 핸드폰, 팩스, फ़ोन, मोबाइल, संपर्क, โทร, điện thoại, "
     "llámame, llámanos, llame al, appelez, joignable, chiamami, zadzwoń",
@@ -180,7 +185,7 @@ PHONES: tuple[Pattern, ...] = (
     ),
     number(
         "phone",
-        rf"{BEFORE}(?:1 )?[2-9]\d\d ?[2-9]\d\d ?\d{{4}}{AFTER}",
+        rf"{BEFORE}(?:1 )?[2-9]\d\d [2-9]\d\d \d{{4}}{AFTER}",
         north_american,
         10,
         context=_WORDS,
@@ -212,6 +217,13 @@ PHONES: tuple[Pattern, ...] = (
         10,
         context=_WORDS,
     ),
-    number("phone", rf"{BEFORE}{_ANY}{AFTER}", named, 8, context=_NOUNS, trim=True),
-    number("phone", rf"{BEFORE}{_ANY}{AFTER}", mentioned, 9, context=_VERBS, trim=True),
+    # before its name, as Chinese has it
+    number(
+        "phone",
+        rf"{BEFORE}1[3-9]\d{{9}}(?= ?(?:\(|（)?(?:微信|电话|手机))",
+        varied,
+        11,
+    ),
+    number("phone", rf"{BEFORE}{_ANY}{AFTER_SET_OFF}", named, 8, context=_NOUNS, trim=True),
+    number("phone", rf"{BEFORE}{_ANY}{AFTER_SET_OFF}", mentioned, 9, context=_VERBS, trim=True),
 )

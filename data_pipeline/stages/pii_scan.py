@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 AT = 1  # the local part before an @ (or %40) that a letter or digit follows
 SCHEME = 2  # scheme://, an @ before the next blank
 PREFIX = 3  # a token with the first bytes of a secret
-NUMBER = 4  # digits and what stands between groups of digits, eight digits or more
+NUMBER = 4  # digits and what is between their groups: eight or more, or seven and a capital
 DOTTED = 5  # the same with three dots and four digits or more
 HEX_COLON = 6  # four hexadecimal digits, the first 2 or 3, and a colon
 CAPITALS = 7  # capitals and digits as in an IBAN, a codice fiscale or a NIE
@@ -112,7 +112,9 @@ def _scan(
                         numbers_from = end
                         if dots >= 3 and digits >= 4:
                             place = DOTTED
-                        elif digits >= 8:
+                        elif digits >= 8 or (
+                            digits == end - i == 7 and end < stop and classes[data[end]] & _UPPER
+                        ):
                             place = NUMBER
                     elif (
                         place == 0

@@ -45,7 +45,7 @@ class Score:
 
     @property
     def recall(self) -> float:
-        return self.found / self.planted
+        return self.found / self.planted if self.planted else 1.0
 
     @property
     def precision(self) -> float:
