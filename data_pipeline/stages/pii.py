@@ -22,6 +22,7 @@ once; tokens hold nothing that a pattern could match.
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,7 +34,9 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from . import pii_scan
-from .pii_patterns import KINDS, PATTERNS, SECRET_PREFIXES, Pattern
+from .pii_patterns import KINDS, PATTERNS
+from .pii_secrets import SECRET_PREFIXES
+from .pii_shapes import Pattern, either
 from .stage import Texts, Verdict, keep_all, with_texts
 
 TOKENS: Mapping[str, str] = {
@@ -47,9 +50,12 @@ TOKENS: Mapping[str, str] = {
     "secret_key": "<SECRET>",
 }
 _TOKEN = re.compile(r"[<\[{|][A-Za-z_ |]*[>\]}|]")  # no text beside it can make it a finding
-_PREFIXES = np.array([list(prefix) for prefix in SECRET_PREFIXES], np.uint8)
-_CONTEXT_BYTES = 48  # before a match, where its context is looked for
-_LOOK_AHEAD = 8  # bytes after a number that an expression may look at
+_PREFIXES = np.array([list(prefix.ljust(8, b"?")) for prefix in SECRET_PREFIXES], np.uint8)
+_CONTEXT_BYTES = 52  # before a match, where its context is looked for
+_LOOK_AHEAD = 16  # bytes after a number that an expression may look at
+# any name that a pattern asks for: where there is none, patterns that need one are not tried
+_NAMES = re.compile(either(word for p in PATTERNS if p.context for word in p.context.words))
+_NAMED = frozenset(p.anchor for p in PATTERNS if p.context)
 _LAST_GROUP = re.compile(rb"(?: |\xc2\xa0)[ (]*[0-9]+\)?$")
 
 
@@ -136,27 +142,17 @@ class Pii:
         self, data: NDArray[np.uint8], offsets: NDArray[np.int64]
     ) -> dict[int, tuple[bytes, list[Found]]]:
         """Rows with findings: their bytes, and the findings without overlaps."""
-        patterns = {
-            place: [
-                pattern
-                for pattern in PATTERNS
-                if pattern.kind in self.kinds
-                and (
-                    pattern.anchor == place
-                    or (pattern.anchor == pii_scan.NUMBER and place == pii_scan.DOTTED)
-                )
-            ]
-            for place in range(pii_scan.CAPITALS + 1)
-        }
+        patterns = _patterns(tuple(self.kinds))
         matches: dict[int, list[tuple[int, int, Found]]] = {}
         texts: dict[int, bytes] = {}
         columns = pii_scan.anchors(data, offsets, _PREFIXES)
         for row, place, start, end, digits in zip(*(c.tolist() for c in columns), strict=True):
-            for pattern in patterns[place]:
+            if row not in texts:
+                texts[row] = data[offsets[row] : offsets[row + 1]].tobytes()
+            named = place in _NAMED and _NAMES.search(_window(texts[row], start))
+            for pattern in patterns[place, bool(named)]:
                 if digits < pattern.digits:
-                    continue
-                if row not in texts:
-                    texts[row] = data[offsets[row] : offsets[row + 1]].tobytes()
+                    break
                 for match in _matches(pattern, texts[row], start, end):
                     matches.setdefault(row, []).append(match)
         return {row: (texts[row], _longest(found)) for row, found in matches.items()}
@@ -170,6 +166,23 @@ class Pii:
         return b"".join([*pieces, text[last:]])
 
 
+@functools.cache
+def _patterns(kinds: tuple[str, ...]) -> dict[tuple[int, bool], list[Pattern]]:
+    """Those tried at an anchor where there is no name, or one; those of few digits first."""
+    patterns: dict[tuple[int, bool], list[Pattern]] = {}
+    for place in range(pii_scan.SPELT_AT + 1):
+        also = pii_scan.NUMBER if place == pii_scan.DOTTED else place
+        some = [p for p in PATTERNS if p.kind in kinds and p.anchor in (place, also)]
+        patterns[place, True] = sorted(some, key=lambda p: p.digits)
+        patterns[place, False] = [p for p in patterns[place, True] if p.context is None]
+    return patterns
+
+
+def _window(text: bytes, end: int) -> bytes:
+    """What stands before a place, ASCII in lower case: there a name may be."""
+    return text[max(0, end - _CONTEXT_BYTES) : end].lower()
+
+
 def _matches(pattern: Pattern, text: bytes, start: int, end: int) -> list[tuple[int, int, Found]]:
     """The valid matches of a pattern at an anchor: whole match from, to, and what to replace."""
     first = max(0, start - pattern.back)
@@ -181,10 +194,10 @@ def _matches(pattern: Pattern, text: bytes, start: int, end: int) -> list[tuple[
         candidates = [] if match is None else [match]
     for match in candidates:
         begin, stop = match.span()
-        before = text[max(0, begin - _CONTEXT_BYTES) : begin]
-        if pattern.context is not None and not pattern.context.search(before):
+        before = _window(text, begin) if pattern.context or pattern.unless else b""
+        if pattern.context is not None and not pattern.context.expression.search(before):
             continue
-        if pattern.unless is not None and pattern.unless.search(before):
+        if pattern.unless is not None and pattern.unless.expression.search(before):
             continue
         if pattern.valid is not None:
             matched = match.group()

@@ -1,13 +1,15 @@
-"""Whether digits written like a telephone number are one: country codes, lengths, groups.
+"""Telephone numbers: how they are written, and whether such digits are one.
 
 Lengths are those of ITU-T E.164 and the national numbering plans, kept coarse: a table of a page,
-not the metadata of a library. Pure functions over ASCII strings.
+not the metadata of a library. Checks are pure functions over ASCII strings.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
+
+from .pii_shapes import AFTER, AFTER_SET_OFF, BEFORE, SEP, Pattern, names, number
 
 _DIGITS = re.compile(r"\d+")
 _OTHERS = (7, 10)  # least and most digits of countries that the table leaves out
@@ -89,10 +91,14 @@ def trunk(text: str) -> bool:
         return any(b - a != 1 for a, b in itertools.pairwise(numbers))
     if "." in text or len(set("".join(groups[1:]))) < 2:
         return False
-    marked = text[0] == "(" or "/" in text
+    marked = text[0] in "(（" or "/" in text
+    rest = [len(group) for group in groups[1:]]
+    if len(rest) == 2 and text.count("-") == 2 and rest[1] != 4 and rest != [3, 3]:
+        return False  # East Asia: 03-1234-5678, 0120-123-456
+    if rest in ([2, 2, 2], [3, 2, 2]) and len(groups[0]) < 4:  # Sweden: 08-123 45 67
+        return count >= 9 and "-" in text
     if not (9 if marked else 10) <= count <= 12:
         return False
-    rest = [len(group) for group in groups[1:]]
     if len(groups[0]) == 2 and not marked:
         return "-" in text and " " not in text and (rest == [4, 4] or rest == [8])
     return max(rest) >= 3
@@ -107,3 +113,117 @@ def french(text: str) -> bool:
 def varied(text: str) -> bool:
     """More than three different digits: no filler such as 13333333333 or 99999 99999."""
     return len(set("".join(_groups(text)))) > 3
+
+
+def named(text: str) -> bool:
+    """Eight to thirteen digits after a word for telephone, in groups; neither date nor range."""
+    groups = _groups(text)
+    digits = "".join(groups)
+    return (
+        8 <= len(digits) <= 13
+        and len(set(digits)) > 2
+        and sum(len(group) == 1 for group in groups[1:]) < 2
+        and not _NEITHER.fullmatch(text)
+    )
+
+
+def mentioned(text: str) -> bool:
+    """The same after a verb such as call: nine digits or more, not a count in thousands."""
+    sizes = [len(group) for group in _groups(text)]
+    thousands = text[0] not in "0(" and len(sizes) > 1 and set(sizes[1:]) == {3}
+    return sum(sizes) >= 9 and named(text) and not thousands
+
+
+# dates, ranges of years, addresses of the Internet
+_NEITHER = re.compile(
+    r"(?:19|20)\d\d.(?:\d\d.\d\d|(?:19|20)\d\d)|\d\d.\d\d.(?:19|20)\d\d|(?:19|20)\d{6}"
+    r"|\d{4}[-\u2013]\d{4}|\d{1,3}(?:\.\d{1,3}){3}"
+)
+# between the name and the number a few words, no end of a sentence; or one number before this one
+_NEAR = r"[ .:]{0,3}[^\d\n.>]{0,28}(?:n[or]\.[ :]{0,2}|>[ ,;/|]{1,4})?$"
+_NOUNS = names(
+    "tel!, telephon, telefon, telefoon, téléphon, teléfon, tél!, telp!, phone!, cellphone, "
+    "fone!, ph!, mob!, mobile!, mobil!, móvil, movil, celular!, cell:, cell., "
+    "cell phone, cell no, cellulare, telemóvel, telemovel, tfno, fax, "
+    "rufnummer, rückruf, whatsapp, hotline, helpline, landline, toll-free, toll free, sms!, gsm!, "
+    "puhelin, puh!, cep tel, cep no, τηλ, тел!, телефон!, телефона!, телефону!, телефоне!, телефоны!, моб!, мобильн, звон, позвон, факс, هاتف, جوال, "
+    "تليفون, موبايل, واتساب, تلفن, טלפון, נייד, 电话, 電話, 手机, 手機, 座机, 固话, 热线, 熱線, 致电, "
+    "拨打, 来电, 传真, 微信, 携帯, 연락처, 전화, 휴대, 핸드폰, 팩스, फ़ोन, मोबाइल, संपर्क, โทร, điện thoại, "
+    "llámame, llámanos, llame al, appelez, joignable, chiamami, zadzwoń",
+    _NEAR,
+)
+_VERBS = names(
+    "call, dial, text!, reach, contact, ring!, bel!, handy, portable!, ligue!, 联系, 聯繫, 連絡", _NEAR
+)
+_WORDS = names(
+    "phone, tel!, tel., tél, telef, telephone, mob!, mobile, cell, call, dial, fax, whatsapp, sms!, "
+    "text!, contact, handy, rufnummer, appel, portable, 电话, 電話, 手机, 手機, 联系, 聯繫, 致电, 热线, "
+    "拨打, 携帯, 微信, फ़ोन, मोबाइल, संपर्क"
+)
+# a national number as anybody may write one
+_ANY = (
+    rf"(?:\(\d{{1,5}}\)|\d{{1,13}})"
+    rf"(?:(?:[/.]|{SEP}){{1,3}}(?:\(\d{{1,4}}\)|\d{{1,12}})|(?<=\))\d{{2,12}}){{0,6}}"
+)
+
+PHONES: tuple[Pattern, ...] = (
+    number(
+        "phone",
+        rf"(?<![\w.+*/^)%-])(?:\(?\+\d{{1,15}}|00[1-9]\d{{0,5}}(?={SEP}|[.(]))"
+        rf"(?:(?:[ .\-/()]{{1,3}}|{SEP})\d{{1,12}}){{0,6}}"
+        r"(?!\w|[-./]\w| ?[*^=])",
+        international,
+        8,
+        trim=True,
+    ),
+    number(
+        "phone",
+        rf"{BEFORE}(?:1[-. ])?(?:\([2-9]\d\d\) ?[2-9]\d\d{SEP}|[2-9]\d\d([-.])[2-9]\d\d\1"
+        rf"|[2-9]\d\d [2-9]\d\d-)\d{{4}}{AFTER_SET_OFF}",
+        north_american,
+        10,
+    ),
+    number(
+        "phone",
+        rf"{BEFORE}(?:1 )?[2-9]\d\d [2-9]\d\d \d{{4}}{AFTER}",
+        north_american,
+        10,
+        context=_WORDS,
+    ),
+    number(
+        "phone",
+        rf"{BEFORE}(?:(?:\(|（)0[1-9]\d{{0,4}}(?:\)|）) ?|0[1-9]\d{{0,4}}(?: ?/ ?|{SEP}|\.))"
+        rf"\d{{1,8}}(?:(?:{SEP}|\.)\d{{1,5}}){{0,4}}{AFTER}",
+        trunk,
+        9,
+    ),
+    number("phone", rf"{BEFORE}0\d{{9}}{AFTER}", french, 10, context=_WORDS),
+    number("phone", rf"{BEFORE}1[3-9]\d{SEP}\d{{4}}{SEP}\d{{4}}{AFTER}", varied, 11),
+    # service numbers of China; Russia; Brazil
+    number("phone", rf"{BEFORE}[48]00-\d{{3}}-\d{{4}}{AFTER}", varied, 10),
+    number(
+        "phone",
+        rf"{BEFORE}(?:8[ -]?(?:\(\d{{3,5}}\) ?|9\d\d[ -])|\([3-9]\d\d\) ?)"
+        rf"\d{{2,3}}[ -]\d\d[ -]\d\d{AFTER}",
+        varied,
+        10,
+    ),
+    number("phone", rf"{BEFORE}\([1-9][1-9]\) ?9?\d{{4}}[ -]\d{{4}}{AFTER}", varied, 10),
+    number(
+        "phone",
+        rf"{BEFORE}(?:1[3-9]\d{{9}}|01[5-7]\d{{8,9}}|07\d{{9}}|0[789]0\d{{8}}|0[1-9]\d{{9}}"
+        rf"|0?[6-9]\d{{4}}[ -]?\d{{5}}){AFTER}",
+        varied,
+        10,
+        context=_WORDS,
+    ),
+    # before its name, as Chinese has it
+    number(
+        "phone",
+        rf"{BEFORE}1[3-9]\d{{9}}(?= ?(?:\(|（)?(?:微信|电话|手机))",
+        varied,
+        11,
+    ),
+    number("phone", rf"{BEFORE}{_ANY}{AFTER_SET_OFF}", named, 8, context=_NOUNS, trim=True),
+    number("phone", rf"{BEFORE}{_ANY}{AFTER_SET_OFF}", mentioned, 9, context=_VERBS, trim=True),
+)

@@ -13,13 +13,14 @@ from numba import njit
 from numpy.typing import NDArray
 
 # what an anchor is: the kinds of places
-AT = 1  # the local part before an @ that a letter or digit follows
+AT = 1  # the local part before an @ (or %40) that a letter or digit follows
 SCHEME = 2  # scheme://, an @ before the next blank
 PREFIX = 3  # a token with the first bytes of a secret
-NUMBER = 4  # digits and what stands between groups of digits, eight digits or more
+NUMBER = 4  # digits and what is between their groups: eight or more, or seven and a capital
 DOTTED = 5  # the same with three dots and four digits or more
 HEX_COLON = 6  # four hexadecimal digits, the first 2 or 3, and a colon
 CAPITALS = 7  # capitals and digits as in an IBAN, a codice fiscale or a NIE
+SPELT_AT = 8  # name [at] host, or name at host dot; from 64 bytes before to 96 behind
 
 _DIGIT, _UPPER, _LOWER, _BETWEEN, _LOCAL = 1, 2, 4, 8, 16
 _ALNUM = _DIGIT | _UPPER | _LOWER
@@ -34,7 +35,8 @@ def _classes() -> NDArray[np.uint8]:
         table[ord(first) : ord(last) + 1] |= bit | _LOCAL
     for byte in b" -.()/":
         table[byte] |= _BETWEEN
-    for byte in b"\xc2\xa0\xe2\x80\x91\x93\xaf":  # no-break spaces, hyphen and en dash in UTF-8
+    # in UTF-8: no-break spaces, hyphen and en dash; wide parentheses
+    for byte in b"\xc2\xa0\xe2\x80\x91\x93\xaf\xef\xbc\x88\x89":
         table[byte] |= _BETWEEN
     for byte in b"._%+'-":
         table[byte] |= _LOCAL
@@ -65,10 +67,11 @@ def anchors(
 ) -> Anchors:
     """The anchors of the documents data[offsets[i] : offsets[i + 1]].
 
-    prefixes: uint8 [secrets, 4], the first bytes of secrets, at which no token is in progress.
+    prefixes: uint8 [secrets, 8], the first bytes of secrets (`?` for any), at which no token is in
+    progress.
     """
-    first_bytes = np.zeros(256, np.bool_)
-    first_bytes[prefixes[:, 0]] = True
+    first_bytes = np.zeros((256, 256), np.bool_)  # the first and the second
+    first_bytes[prefixes[:, 0], prefixes[:, 1]] = True
     # read-only as an Arrow buffer is, or numba would compile the kernel a second time
     data, offsets = data.view(), offsets.view()
     data.flags.writeable = offsets.flags.writeable = False
@@ -95,17 +98,11 @@ def _scan(
             byte = data[i]
             kind = classes[byte] & _ALNUM
             place, start, end, digits = 0, i, i, 0
-            if kind != 0 or first_bytes[byte]:
+            if kind != 0:
                 if before == 0:
-                    if first_bytes[byte]:
-                        for row in range(len(prefixes)):
-                            if i + 4 <= stop and (
-                                prefixes[row, 0] == byte
-                                and prefixes[row, 1] == data[i + 1]
-                                and prefixes[row, 2] == data[i + 2]
-                                and prefixes[row, 3] == data[i + 3]
-                            ):
-                                place = PREFIX
+                    if i + 8 <= stop and first_bytes[byte, data[i + 1]]:
+                        if _begins(data, i, prefixes):
+                            place = PREFIX
                     if place == 0 and _hex_colon(data, i, stop, classes):
                         place = HEX_COLON
                     elif place == 0 and kind == _UPPER and _capitals(data, i, stop, classes):
@@ -115,10 +112,23 @@ def _scan(
                         numbers_from = end
                         if dots >= 3 and digits >= 4:
                             place = DOTTED
-                        elif digits >= 8:
+                        elif digits >= 8 or (
+                            digits == end - i == 7 and end < stop and classes[data[end]] & _UPPER
+                        ):
                             place = NUMBER
-            elif byte == 0x40:  # @
-                if i + 1 < stop and (classes[data[i + 1]] & _ALNUM or data[i + 1] >= 0x80):
+                    elif (
+                        place == 0
+                        and byte | 0x20 == 0x61
+                        and begin < i < stop - 4
+                        and data[i + 1] | 0x20 == 0x74
+                        and _spelt_at(data, i, stop, classes)
+                    ):
+                        start, end, place = max(begin, i - 66), min(stop, i + 96), SPELT_AT
+            elif byte == 0x40 or (  # @ or %40
+                byte == 0x25 and i + 3 < stop and data[i + 1] == 0x34 and data[i + 2] == 0x30
+            ):
+                after = i + 1 if byte == 0x40 else i + 3
+                if after < stop and (classes[data[after]] & _ALNUM or data[after] >= 0x80):
                     start = i
                     while (
                         start > begin
@@ -172,6 +182,17 @@ def _scan(
 
 
 @njit(cache=True, nogil=True)
+def _begins(data: NDArray[np.uint8], i: int, prefixes: NDArray[np.uint8]) -> bool:
+    for row in range(len(prefixes)):
+        j = 0
+        while j < 8 and (prefixes[row, j] == data[i + j] or prefixes[row, j] == 0x3F):
+            j += 1
+        if j == 8:
+            return True
+    return False
+
+
+@njit(cache=True, nogil=True)
 def _of_scheme(byte: int) -> bool:
     """Letters, digits and the signs that RFC 3986 allows in a scheme."""
     return (
@@ -214,15 +235,51 @@ def _hex_colon(data: NDArray[np.uint8], i: int, stop: int, classes: NDArray[np.u
 
 @njit(cache=True, nogil=True)
 def _capitals(data: NDArray[np.uint8], i: int, stop: int, classes: NDArray[np.uint8]) -> bool:
+    """Capitals, then digits: one and six, two and two, four and six, five and four, or an Italian
+    code: 16 of both."""
     if i + 9 > stop:
         return False
-    if classes[data[i + 1]] & _DIGIT:  # NIE: X1234567L
-        return 0x58 <= data[i] <= 0x5A and classes[data[i + 7]] & _DIGIT != 0
-    if not classes[data[i + 1]] & _UPPER:
-        return False
-    if classes[data[i + 2]] & _DIGIT:  # IBAN: GB82...
-        return classes[data[i + 3]] & _DIGIT != 0
-    for j in range(i + 2, i + 6):  # codice fiscale: RSSMRA85...
-        if not classes[data[j]] & _UPPER:
+    capitals, gap = 0, 0
+    while capitals < 6 and classes[data[i + capitals]] & _UPPER:
+        capitals += 1
+    j = i + capitals
+    if data[j] == 0x20 or data[j] == 0x2D:
+        gap, j = 1, j + 1
+    if capitals == 3 or capitals == 6:  # RSSMRA85T10A562S, RSS MRA 85T10 A562S
+        if (capitals == 3) != (gap == 1) or i + 16 + 3 * gap > stop:
             return False
-    return classes[data[i + 6]] & (_DIGIT | _UPPER) != 0
+        for k in range(i, i + 16 + 3 * gap):
+            if not classes[data[k]] & (_DIGIT | _UPPER) and not (gap and data[k] == data[i + 3]):
+                return False
+        return True
+    digits = 0
+    while digits < 6 and j + digits < stop and classes[data[j + digits]] & _DIGIT:
+        digits += 1
+    if capitals == 1:  # NIE, ids of Hong Kong, Singapore, Taiwan
+        return digits == 6
+    if capitals == 2:  # IBAN: GB82...; national insurance: AB 12 34 56 C
+        return digits >= 2 and (not gap or data[j + 2] == data[j - 1])
+    if capitals == 4:  # CURP
+        return digits == 6
+    return capitals == 5 and digits == 4  # PAN: ABCPE1234F
+
+
+@njit(cache=True, nogil=True)
+def _spelt_at(data: NDArray[np.uint8], i: int, stop: int, classes: NDArray[np.uint8]) -> bool:
+    """Whether the `at` at i stands in brackets, or between blanks before a word and `dot`."""
+    left, right = i - 1, i + 2
+    if data[left] != 0x20 or data[right] != 0x20:
+        return data[left] in (0x5B, 0x28, 0x7B, 0x3C) and data[right] in (0x5D, 0x29, 0x7D, 0x3E)
+    if left > 0 and data[left - 1] in (0x5B, 0x28, 0x7B):  # [ at ]
+        return data[right + 1] in (0x5D, 0x29, 0x7D)
+    j = right + 1
+    while j < stop and (classes[data[j]] & _ALNUM or data[j] == 0x2D):
+        j += 1
+    return (
+        right + 1 < j < stop - 5
+        and data[j] == 0x20
+        and data[j + 1] | 0x20 == 0x64
+        and data[j + 2] | 0x20 == 0x6F
+        and data[j + 3] | 0x20 == 0x74
+        and data[j + 4] == 0x20
+    )
