@@ -15,10 +15,11 @@ import pyarrow as pa
 
 from ..errors import InputError
 from .blocklist import blocked_words, count_phrases
-from .characters import END, LETTER, MARK, NUMBER, SPACE, character_table, decode
+from .characters import END, LETTER, MARK, NUMBER, SPACE, UNSPACED, character_table, decode
 from .stage import Verdict
 from .thresholds import check_thresholds, first_reasons
-from .words import analyse
+from .tokens import ENDS_SENTENCE, IS_PUNCTUATION, IS_UNSPACED, token_tables, tokenize
+from .words import Splitting, analyse
 
 POLICIES = (
     "terms of use",
@@ -48,6 +49,10 @@ class C4Rules:
     min_sentences: int = 5  # in the lines that stay
     # what becomes of lines that end no sentence: FineWeb keeps them (arXiv 2406.17557, section 3.5)
     unended_lines: Literal["drop", "keep"] = "drop"
+    # What a sentence ends at: a token that is a terminal mark (`tokens.py`, where the full stop of
+    # `U.S.` or `Mr.` is none), or such a mark before white space. tokens | whitespace
+    sentences: Splitting = "tokens"
+    remove_citations: bool = True  # `[12]`, `[edit]` and `[citation needed]` go out of lines
     policies: tuple[str, ...] = POLICIES  # in lower case; a line with one goes
     bad_words: str | None = None  # path of a list: a document with one of them is dropped
 
@@ -76,17 +81,22 @@ class C4Rules:
         firsts = np.zeros(256, np.bool_)
         for phrase in [b"{", *phrases]:
             firsts[[phrase[0], phrase[:1].upper()[0]]] = True
-        _keep_sentences(
+        _keep_lines(
             texts.data,
-            (lines.of, lines.start, lines.end, lines.words, analysis.words.characters),
+            (lines.of, lines.start, lines.end),
             character_table().classes,
             (self.min_line_words, self.max_word_length, self.unended_lines == "drop"),
             (np.frombuffer(b"".join(phrases), np.uint8), ends, firsts),
+            self.remove_citations,
             kept,
             offsets,
-            sentences,
             fault,
         )
+        kept.flags.writeable = False  # as the texts are: one compiled tokenizer for both
+        if self.sentences == "tokens":
+            _count_by_tokens(kept, offsets, token_tables(), self.min_sentences, sentences)
+        else:
+            _count_by_marks(kept, offsets, character_table().classes, sentences)
         rules = [
             ("curly bracket", fault == _CURLY_BRACKET),
             ("lorem ipsum", fault == _LOREM_IPSUM),
@@ -132,18 +142,33 @@ def _is_quote(code):  # type: ignore[no-untyped-def]
     return code == 0x22 or code == 0x27 or code == 0x201D or code == 0x2019 or code == 0x300D
 
 
-@nb.njit(cache=True, nogil=True)
-def _ends_sentence(data, start, end, classes):  # type: ignore[no-untyped-def]
-    dots = 0
-    while dots < 3 and end - dots > start and data[end - 1 - dots] == 0x2E:
-        dots += 1
-    if dots == 3:
-        return False
+@nb.njit(cache=True, nogil=True, inline="always")
+def _before(data, start, end):  # type: ignore[no-untyped-def]
+    """Where the last character of `data[start:end]` begins."""
     at = end - 1
     while at > start and data[at] & 0xC0 == 0x80:
         at -= 1
+    return at
+
+
+@nb.njit(cache=True, nogil=True)
+def _ends_sentence(data, start, end, classes):  # type: ignore[no-untyped-def]
+    """`.`, `?`, `!`, `"` or `'`, not `...`; else a mark of another script, maybe quoted."""
+    if start == end:
+        return False
+    last = data[end - 1]
+    if last < 0x80:
+        if last == 0x2E:
+            dots = end - start > 2 and data[end - 2] == 0x2E and data[end - 3] == 0x2E
+            return not dots
+        return last == 0x3F or last == 0x21 or last == 0x22 or last == 0x27
+    at = _before(data, start, end)
     code, _ = decode(data, at, end)
-    return _is_quote(code) or (code < len(classes) and classes[code] & END != 0)
+    if _is_quote(code) and at > start:
+        end, at = at, _before(data, start, at)
+        code, _ = decode(data, at, end)
+        return code >= 0x80 and code < len(classes) and classes[code] & END != 0
+    return code < len(classes) and classes[code] & END != 0
 
 
 @nb.njit(cache=True, nogil=True)
@@ -170,25 +195,138 @@ def _sentences(data, start, end, classes):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True)
-def _keep_sentences(  # type: ignore[no-untyped-def]
-    data, lines, classes, limits, phrases, kept, offsets, sentences, fault
+def _line_end(data, at, end):  # type: ignore[no-untyped-def]
+    while at < end and data[at] != 10:
+        at += 1
+    return at
+
+
+@nb.njit(cache=True, nogil=True)
+def _count_by_marks(data, offsets, classes, sentences):  # type: ignore[no-untyped-def]
+    for d in range(len(offsets) - 1):
+        at, end = offsets[d], offsets[d + 1]
+        while at < end:
+            stop = _line_end(data, at, end)
+            sentences[d] += _sentences(data, at, stop, classes)
+            at = stop + 1
+
+
+@nb.njit(cache=True, nogil=True)
+def _count_by_tokens(data, offsets, tables, enough, sentences):  # type: ignore[no-untyped-def]
+    """A sentence begins with its line, and at a token that is no punctuation after a terminal mark.
+    Counts on to the end of the line that brings `enough`.
+    """
+    most = np.int64(0)
+    for d in range(len(offsets) - 1):
+        most = max(most, offsets[d + 1] - offsets[d])
+    kinds = np.empty(most, np.uint8)
+    out = np.empty(most, np.int64), np.empty(most, np.int32), np.empty(most, np.uint64), kinds
+    for d in range(len(offsets) - 1):
+        at, end = offsets[d], offsets[d + 1]
+        while at < end and sentences[d] < enough:
+            stop = _line_end(data, at, end)
+            count, ended = 1, False
+            for t in range(tokenize(data, at, stop, tables, out, 0)):
+                kind = kinds[t]
+                if kind & ENDS_SENTENCE:
+                    # a letter with its mark, where there are no spaces, also begins a sentence
+                    count += ended and kind & IS_UNSPACED != 0
+                    ended = True
+                elif ended and not kind & IS_PUNCTUATION:
+                    count += 1
+                    ended = False
+            sentences[d] += count
+            at = stop + 1
+
+
+@nb.njit(cache=True, nogil=True)
+def _has_words(data, start, end, classes, least, longest):  # type: ignore[no-untyped-def]
+    """Whether there are `least` words between white space, none of more than `longest` characters;
+    letters of scripts without spaces are words each.
+    """
+    words, size, at = 0, 0, start
+    if end - start <= longest:
+        longest = end - start
+        if least <= 0:
+            return True
+    while at < end:
+        byte = data[at]
+        if byte < 0x80:
+            flags, step = classes[byte], 1
+        else:
+            code, step = decode(data, at, end)
+            flags = classes[code] if code < len(classes) else np.uint8(0)
+        at += step
+        if flags & SPACE:
+            size = 0
+            continue
+        if size == 0 or flags & UNSPACED:
+            words += 1
+            size = 0
+            if words >= least and end - start <= longest:
+                return True
+        size += 1
+        if size > longest:
+            return False
+    return words >= least
+
+
+@nb.njit(cache=True, nogil=True)
+def _citation(data, at, end):  # type: ignore[no-untyped-def]
+    """The bytes of `[12]`, `[]`, `[edit]` or `[citation needed]` at `at`, 0 if there is none."""
+    k = at + 1
+    while k < end and 0x30 <= data[k] <= 0x39:
+        k += 1
+    if k < end and data[k] == 0x5D:
+        return k + 1 - at
+    for text in (b"[edit]", b"[citation needed]"):
+        size = len(text)
+        if at + size <= end:
+            k = 0
+            while k < size and data[at + k] == text[k]:
+                k += 1
+            if k == size:
+                return size
+    return 0
+
+
+@nb.njit(cache=True, nogil=True)
+def _copy_line(data, start, end, citations, kept, out):  # type: ignore[no-untyped-def]
+    """Write the line without its citations to `kept[out:]`; where it ends there."""
+    at = start
+    while at < end:
+        if citations and data[at] == 0x5B:
+            size = _citation(data, at, end)
+            if size:
+                at += size
+                continue
+        kept[out] = data[at]
+        out += 1
+        at += 1
+    return out
+
+
+@nb.njit(cache=True, nogil=True)
+def _keep_lines(  # type: ignore[no-untyped-def]
+    data, lines, classes, limits, phrases, citations, kept, offsets, fault
 ):
-    of, start, end, words, characters = lines
+    of, start, end = lines
     min_words, max_length, only_ended = limits
     text, ends, firsts = phrases
     out = 0
     for d in range(len(of) - 1):
         first = out
         for n in range(of[d], of[d + 1]):
-            a, b = start[n], end[n]
-            if a == b or words[n + 1] - words[n] < min_words:
+            if start[n] == end[n]:
                 continue
-            longest = 0
-            for w in range(words[n], words[n + 1]):
-                longest = max(longest, characters[w])
-            if longest > max_length or (only_ended and not _ends_sentence(data, a, b, classes)):
+            # the line is written behind what is kept, and stays if it is good
+            a = out + (1 if out > first else 0)
+            b = _copy_line(data, start[n], end[n], citations, kept, a)
+            if only_ended and not _ends_sentence(kept, a, b, classes):
                 continue
-            found = _phrases_in(data, a, b, text, ends, firsts)
+            if not _has_words(data, start[n], end[n], classes, min_words, max_length):
+                continue
+            found = _phrases_in(kept, a, b, text, ends, firsts)
             if found & np.uint64(1):
                 fault[d] = _LOREM_IPSUM
                 break
@@ -199,11 +337,7 @@ def _keep_sentences(  # type: ignore[no-untyped-def]
                 break
             if found:
                 continue
-            sentences[d] += _sentences(data, a, b, classes)
-            if out > first:
+            if a > out:
                 kept[out] = 10
-                out += 1
-            for at in range(a, b):
-                kept[out] = data[at]
-                out += 1
+            out = b
         offsets[d + 1] = out

@@ -33,7 +33,7 @@ from ..errors import InputError
 from .evaluation_sets import EvaluationFile, read_evaluation_sets
 from .stage import Texts, Verdict, keep_all
 from .thresholds import check_thresholds
-from .words import HAS_LETTER, IS_UNSPACED, UNFOLDED, analyse, analyse_texts
+from .words import HAS_LETTER, IS_UNSPACED, UNFOLDED, Analysis, analyse
 
 _STEP = np.uint64(0xD6E8FEB86659FD93)
 _BITS_PER_KEY = 16  # of the filter before the search: one miss in sixteen is searched for
@@ -159,7 +159,7 @@ def _index(paths: tuple[str, ...], keys: tuple[str, ...], limits: Limits) -> Ind
     files = list(read_evaluation_sets(paths, keys))
     texts, text_file, text_record, text_field = _flatten(files)
     table = pa.table({"text": pa.array(texts, pa.large_string())})
-    words = analyse_texts(Texts(table)).words
+    words = Analysis(Texts(table)).words
     real = words.folded != UNFOLDED
     units, kind = words.folded[real], words.kind[real]
     bounds = np.zeros(len(real) + 1, np.int64)

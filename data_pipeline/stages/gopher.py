@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numba as nb
 import numpy as np
@@ -10,19 +12,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .repetition import most_frequent_ngrams, repeated_lines, repeated_ngrams
+from .repetition import most_frequent_above, repeated_above, repeated_parts
 from .stage import Verdict
 from .thresholds import check_order, check_thresholds, first_reasons
-from .words import (
-    HAS_LETTER,
-    IS_SYMBOL,
-    IS_UNSPACED,
-    Analysis,
-    analyse,
-    folded_hashes,
-    ratio,
-    sum_by_document,
-)
+from .tokens import HAS_LETTER, IS_SYMBOL, IS_UNSPACED
+from .words import Splitting, Words, analyse, folded_hashes, ratio, token_hashes
 
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 
@@ -48,7 +42,10 @@ class GopherQuality:
     max_ellipsis_fraction: float = 0.3  # of lines that end with an ellipsis
     min_letter_fraction: float = 0.8  # of words with a letter
     min_stop_words: int = 2  # different ones of `stop_words`
-    stop_words: tuple[str, ...] = STOP_WORDS  # found in either case, next to punctuation or not
+    # Among tokens they are found as they are written here, as the published code does; among words
+    # by white space in either case, next to punctuation or not.
+    stop_words: tuple[str, ...] = STOP_WORDS
+    words: Splitting = "tokens"  # what a word is: tokens | whitespace
 
     def __post_init__(self) -> None:
         check_thresholds(self)
@@ -59,32 +56,31 @@ class GopherQuality:
                 f"min_stop_words {self.min_stop_words}: at most the {len(self.stop_words)} "
                 f"stop_words, of which 64 at most are known"
             )
-        if any(len(word) != 1 for word in folded_hashes(self.stop_words)):
+        split = token_hashes if self.words == "tokens" else folded_hashes
+        if any(len(word) != 1 for word in split(self.stop_words)):
             raise InputError(f"stop_words {self.stop_words}: each has to be one word")
 
     def __call__(self, documents: pa.Table) -> Verdict:
         """Judge by the words and lines of each text."""
-        analysis = analyse(documents)
-        words, lines = analysis.words, analysis.lines
-        symbol = words.kind & IS_SYMBOL != 0
-        counts = analysis.word_counts
-        real = counts - sum_by_document(symbol, words.of)
-        shaped = ~symbol & (words.kind & IS_UNSPACED == 0)
-        sizes = np.where(shaped, words.characters, 0).astype(np.int64)
-        length = ratio(sum_by_document(sizes, words.of), sum_by_document(shaped, words.of))
-        with_letter = ratio(sum_by_document(words.kind & HAS_LETTER != 0, words.of), counts)
-        texts, rows = analysis.texts, len(documents)
+        analysis, rows = analyse(documents), len(documents)
+        texts, lines, words = analysis.texts, analysis.lines, analysis.split(self.words)
+        found = np.zeros((rows, 6), np.int64)
+        known, hashes = self._stop_words(words)
+        _count_words(words.of, words.characters, words.kind, hashes, known, found)
+        real, shaped, length, with_letter, unspaced, stops = found.T
+        mean = ratio(length, shaped)
         symbols = np.zeros((rows, 2), np.int64)
         _count_symbols(texts.data, texts.offsets, symbols)
         marked = np.zeros((rows, 2), np.int64)
         _count_marked_lines(texts.data, lines.of, lines.start, lines.end, marked)
-        of_lines = np.diff(lines.of)
-        spaced = ~analysis.mostly_unspaced()
+        counts, of_lines = words.counts, np.diff(lines.of)
+        letters = ratio(with_letter, counts)
+        spaced = 2 * unspaced <= counts
         rules = [
             ("too few words", real < self.min_words),
             ("too many words", real > self.max_words),
-            ("words too short", spaced & (length < self.min_mean_word_length)),
-            ("words too long", spaced & (length > self.max_mean_word_length)),
+            ("words too short", spaced & (mean < self.min_mean_word_length)),
+            ("words too long", spaced & (mean > self.max_mean_word_length)),
             ("too many hashes", ratio(symbols[:, 0], counts) > self.max_symbols_per_word),
             ("too many ellipses", ratio(symbols[:, 1], counts) > self.max_symbols_per_word),
             ("too many bullet lines", ratio(marked[:, 0], of_lines) > self.max_bullet_fraction),
@@ -92,26 +88,30 @@ class GopherQuality:
                 "too many lines end in an ellipsis",
                 ratio(marked[:, 1], of_lines) > self.max_ellipsis_fraction,
             ),
-            ("too few words with a letter", with_letter < self.min_letter_fraction),
-            ("too few stop words", spaced & (self._stop_words(analysis) < self.min_stop_words)),
+            ("too few words with a letter", letters < self.min_letter_fraction),
+            ("too few stop words", spaced & (stops < self.min_stop_words)),
         ]
         return Verdict(documents, first_reasons(rows, rules))
 
-    def _stop_words(self, analysis: Analysis) -> NDArray[np.int64]:
-        """[documents] how many different stop words occur."""
-        if not self.stop_words:
-            return np.zeros(len(analysis.texts), np.int64)
-        known = np.unique(np.concatenate(folded_hashes(self.stop_words)))
-        found = np.zeros(len(analysis.texts), np.int64)
-        _count_different(analysis.words.of, analysis.words.folded, known, found)
-        return found
+    def _stop_words(self, words: Words) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        """The sorted hashes of the stop words, and the hashes of `words` to find them among."""
+        if self.words == "tokens":
+            return _hashes(token_hashes, self.stop_words), words.hash
+        return _hashes(folded_hashes, self.stop_words), words.folded
+
+
+@lru_cache(maxsize=8)
+def _hashes(
+    of: Callable[[tuple[str, ...]], list[NDArray[np.uint64]]], stop_words: tuple[str, ...]
+) -> NDArray[np.uint64]:
+    return np.unique(np.concatenate([np.zeros(0, np.uint64), *of(stop_words)]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class GopherRepetition:
     """Drops what repeats itself: lines, paragraphs, or runs of words (table A1).
 
-    Fractions of characters are of all characters of the text. Blank lines are no lines here.
+    Fractions of characters are of all characters of the text. What lines are: `repeated_parts`.
     """
 
     max_line_fraction: float = 0.30  # of lines that were there before
@@ -120,6 +120,7 @@ class GopherRepetition:
     max_paragraph_character_fraction: float = 0.20
     top_ngrams: dict[int, float] = field(default_factory=lambda: dict(_TOP))  # n: fraction
     repeated_ngrams: dict[int, float] = field(default_factory=lambda: dict(_REPEATED))
+    words: Splitting = "tokens"  # what a word is: tokens | whitespace
 
     def __post_init__(self) -> None:
         check_thresholds(self)
@@ -135,10 +136,11 @@ class GopherRepetition:
         """Judge by what occurs more than once in each text."""
         analysis = analyse(documents)
         size = analysis.characters
-        lines = repeated_lines(analysis)
+        lines = repeated_parts(analysis)
         paragraph, line = ratio(lines[:, 4], lines[:, 3]), ratio(lines[:, 1], lines[:, 0])
         in_paragraph, in_line = ratio(lines[:, 5], size), ratio(lines[:, 2], size)
         rules = [
+            ("empty", size == 0),
             ("too many repeated paragraphs", paragraph > self.max_paragraph_fraction),
             (
                 "too much text in repeated paragraphs",
@@ -147,12 +149,13 @@ class GopherRepetition:
             ("too many repeated lines", line > self.max_line_fraction),
             ("too much text in repeated lines", in_line > self.max_line_character_fraction),
         ]
-        orders = tuple(sorted(self.top_ngrams))
-        for n, count in zip(orders, most_frequent_ngrams(analysis, orders).T, strict=True):
+        words = analysis.split(self.words)
+        counts = most_frequent_above(words, self.top_ngrams, size)
+        for n, count in zip(sorted(self.top_ngrams), counts.T, strict=True):
             reason = f"too much text in one {n}-gram"
             rules.append((reason, ratio(count, size) > self.top_ngrams[n]))
-        orders = tuple(sorted(self.repeated_ngrams))
-        for n, count in zip(orders, repeated_ngrams(analysis, orders).T, strict=True):
+        counts = repeated_above(words, self.repeated_ngrams, size)
+        for n, count in zip(sorted(self.repeated_ngrams), counts.T, strict=True):
             reason = f"too much text in repeated {n}-grams"
             rules.append((reason, ratio(count, size) > self.repeated_ngrams[n]))
         return Verdict(documents, first_reasons(len(documents), rules))
@@ -203,16 +206,31 @@ def _count_marked_lines(data, of, start, end, counts):  # type: ignore[no-untype
 
 
 @nb.njit(cache=True, nogil=True)
-def _count_different(of, folded, known, found):  # type: ignore[no-untyped-def]
-    """How many of the sorted `known` (64 at most) are among each document's `folded`."""
+def _count_words(of, characters, kind, hashes, known, found):  # type: ignore[no-untyped-def]
+    """By document: words that are no symbols; of those the spaced ones, and their characters;
+    words with a letter; unspaced words; how many of the sorted `known` (64 at most) occur.
+    """
+    likely = np.zeros(256, np.bool_)  # by eight bits most words are settled without a search
+    for key in known:
+        likely[key & np.uint64(0xFF)] = True
     for d in range(len(of) - 1):
+        real = shaped = length = letters = unspaced = 0
         seen = np.uint64(0)
         for w in range(of[d], of[d + 1]):
-            at = np.searchsorted(known, folded[w])
-            if at < len(known) and known[at] == folded[w]:
-                bit = np.uint64(1) << np.uint64(at)
-                if not seen & bit:
-                    seen |= bit
-                    found[d] += 1
-                    if found[d] == len(known):
-                        break
+            bits = kind[w]
+            symbol, of_script = bits & IS_SYMBOL != 0, bits & IS_UNSPACED != 0
+            real += not symbol
+            letters += bits & HAS_LETTER
+            unspaced += of_script
+            if not symbol and not of_script:
+                shaped += 1
+                length += characters[w]
+            if likely[hashes[w] & np.uint64(0xFF)]:
+                at = np.searchsorted(known, hashes[w])
+                if at < len(known) and known[at] == hashes[w]:
+                    seen |= np.uint64(1) << np.uint64(at)
+        found[d, 0], found[d, 1], found[d, 2] = real, shaped, length
+        found[d, 3], found[d, 4] = letters, unspaced
+        while seen:
+            seen &= seen - np.uint64(1)
+            found[d, 5] += 1

@@ -175,7 +175,9 @@ def hong_kong_id(text: str) -> bool:
     """One or two letters, six digits, a check character modulo 11, A for ten."""
     number = compact(text).rjust(9)
     values = [36 if character == " " else int(character, 36) for character in number]
-    return sum(value * weight for value, weight in zip(values, range(9, 0, -1), strict=True)) % 11 == 0
+    return (
+        sum(value * weight for value, weight in zip(values, range(9, 0, -1), strict=True)) % 11 == 0
+    )
 
 
 def singapore_nric(text: str) -> bool:

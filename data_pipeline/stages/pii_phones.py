@@ -153,7 +153,8 @@ _NOUNS = names(
     _NEAR,
 )
 _VERBS = names(
-    "call, dial, text!, reach, contact, ring!, bel!, handy, portable!, ligue!, 联系, 聯繫, 連絡", _NEAR
+    "call, dial, text!, reach, contact, ring!, bel!, handy, portable!, ligue!, 联系, 聯繫, 連絡",
+    _NEAR,
 )
 _WORDS = names(
     "phone, tel!, tel., tél, telef, telephone, mob!, mobile, cell, call, dial, fax, whatsapp, sms!, "

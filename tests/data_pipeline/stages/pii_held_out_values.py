@@ -30,7 +30,15 @@ CARDS = {
     "unionpay": (("620", "6225", "6228"), 16),
     "unionpay_long": (("6217", "6228"), 19),
 }
-NETWORKS_6 = ("2001:4860", "2003:c7", "2600:1700", "2a00:1450", "2a02:8108", "2408:8207", "2804:14c")
+NETWORKS_6 = (
+    "2001:4860",
+    "2003:c7",
+    "2600:1700",
+    "2a00:1450",
+    "2a02:8108",
+    "2408:8207",
+    "2804:14c",
+)
 
 
 def _pick(random: Random, alphabet: Sequence[str], count: int) -> str:
@@ -361,7 +369,9 @@ def _bg_egn(random: Random) -> str:
 
 
 def _ee_ik(random: Random) -> str:
-    return _ending(random, random.choice("34") + _date(random, "ymd"), 3, (1, 2, 3, 4, 5, 6, 7, 8, 9, 1))
+    return _ending(
+        random, random.choice("34") + _date(random, "ymd"), 3, (1, 2, 3, 4, 5, 6, 7, 8, 9, 1)
+    )
 
 
 def _th_id(random: Random) -> str:
@@ -374,9 +384,7 @@ def _uk_nhs(random: Random) -> str:
 
 
 def _ar_cuil(random: Random) -> str:
-    return _ending(
-        random, random.choice(("20", "27")), 8, (-5, -4, -3, -2, -7, -6, -5, -4, -3, -2)
-    )
+    return _ending(random, random.choice(("20", "27")), 8, (-5, -4, -3, -2, -7, -6, -5, -4, -3, -2))
 
 
 def _at_svnr(random: Random) -> str:
@@ -403,8 +411,11 @@ def _pem(random: Random) -> str:
 NATIONAL_IDS: dict[str, Callable[[Random], str]] = {
     name[1:]: value
     for name, value in list(globals().items())
-    if name[:1] == "_" and name[1:3] in "ar at au be bg br ca ch cl cn cz de dk ee es fi fr hk ie il in "
-    "it jp kr mx nl no pl pt ro ru se sg th tr tw uk us za".split() and name[3:4] == "_"
+    if name[:1] == "_"
+    and name[1:3]
+    in "ar at au be bg br ca ch cl cn cz de dk ee es fi fr hk ie il in "
+    "it jp kr mx nl no pl pt ro ru se sg th tr tw uk us za".split()
+    and name[3:4] == "_"
 }
 RUNS = {
     "d": DIGITS,  # any digits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from trivium.data_pipeline.errors import InputError
 from trivium.data_pipeline.stages.c4 import C4Rules
 from trivium.data_pipeline.stages.stage import batch
 
+CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]", re.ASCII)
 FIVE = "It is one. It is two! Is it three? It is four. It is five."
 
 
@@ -34,6 +36,10 @@ def judge(text: str, rules: C4Rules | None = None) -> tuple[str, str | None]:
         ('They said "three words here"', True),
         ("这是一句话。", True),
         ("ภาษาไทยเป็นภาษา", True),
+        ("他说：“这是一句话。”", True),
+        ("“Three curly quotes.”", False),  # neither in the paper nor in its code
+        ("Three words here…", False),
+        ("Three words he said", False),
         ("x" * 1000 + " is long.", True),
         ("x" * 1001 + " is long.", False),
         ("Please enable JavaScript to read.", False),
@@ -56,7 +62,9 @@ def test_which_lines_stay(line: str, stays: bool):
         (FIVE, None),
         (FIVE.removesuffix(" It is five."), "too few sentences"),
         ("Version 1.2.3 of a.b.c is here. " * 4, "too few sentences"),
-        ("It is one. It is two... It is three?! It is four. ... It is five.", None),
+        ("It is one. It is two... It is three?! It is four. ... It is five.", "too few sentences"),
+        ("Mr. A. saw the U.S. in 1.5 p.m. hours. " * 4, "too few sentences"),
+        ('"It is one." (It is two.) It is three. It is four. It is five.', None),
         ("这是一句话。那是两句话！他说什么？我不知道。你也不知道。", None),
         ("这是一句话。那是两句话！他说什么？我不知道。", "too few sentences"),
         ("", "too few sentences"),
@@ -79,6 +87,29 @@ def test_lines_that_end_no_sentence_can_stay():
     verdict = loose(batch(["This one line mentions javascript\n" + FIVE, "It holds { a bracket"]))
     assert verdict.documents.column("text").to_pylist()[0] == FIVE
     assert verdict.reasons.to_pylist() == [None, "curly bracket"]
+
+
+def test_sentences_by_marks():
+    text = "It is one. It is two... It is three?! It is four. ... It is five."
+    assert judge(text, C4Rules(sentences="whitespace"))[1] is None
+    assert judge("Mr. A. is here. " * 2, C4Rules(sentences="whitespace"))[1] is None
+
+
+@pytest.mark.parametrize(
+    ("line", "kept"),
+    [
+        ("It is so.[1][23] It is.[edit][]", "It is so. It is."),
+        ("It is [citation needed] so.", "It is  so."),
+        ("A [1a] and a [2 stay.", "A [1a] and a [2 stay."),
+        ("It is so", None),
+        ("It is so [1]", None),
+    ],
+)
+def test_citations_go(line: str, kept: str | None):
+    expected = "\n".join([FIVE, *([kept] if kept else []), FIVE])
+    assert judge(f"{FIVE}\n{line}\n{FIVE}")[0] == expected
+    as_it_was = judge(f"{FIVE}\n{line}.\n{FIVE}", C4Rules(remove_citations=False))[0]
+    assert as_it_was == f"{FIVE}\n{line}.\n{FIVE}"
 
 
 def test_bad_words_come_from_a_file(tmp_path: Path):
@@ -113,5 +144,6 @@ def test_mutated_real_texts_keep_whole_lines_in_order(name: str):
     texts = [mutated(text, random_numbers) for text in real_texts(name, 80)]
     verdict = C4Rules()(batch(texts))
     for text, kept in zip(texts, verdict.documents.column("text").to_pylist(), strict=True):
-        lines = iter([line.strip() for line in text.split("\n")])
+        stripped = (line.strip() for line in text.split("\n"))
+        lines = iter([CITATION.sub("", line) for line in stripped])
         assert all(line in lines for line in kept.split("\n") if line)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
 from trivium.data_pipeline.errors import InputError
 from trivium.data_pipeline.stages.fineweb import FineWebRules
 from trivium.data_pipeline.stages.stage import batch
+from trivium.data_pipeline.stages.words import Splitting, analyse
 
 
 def reason(text: str, rules: FineWebRules | None = None) -> str | None:
@@ -50,6 +53,22 @@ def test_repeated_text_does_not_count_newlines(size: int, expected: str | None):
 def test_newlines_per_word(newlines: int, expected: str | None):
     words = " ".join(f"w{n:03d}" for n in range(100)) + "."
     assert reason(words + "\n" * newlines) == expected
+
+
+@pytest.mark.parametrize("separator", [" ", ", ", "\u3000", " é\xa0", "中"])
+def test_words_are_counted_as_far_as_the_rule_needs(separator: str):
+    for count in range(2, 30):
+        text = separator.join(f"w{n:03d}" for n in range(count)) + "." + "\n" * 5
+        for splitting in get_args(Splitting):
+            words = int(analyse(batch([text])).split(splitting).counts[0])
+            expected = "too many newlines" if 5 / words > 0.3 else None
+            assert reason(text, FineWebRules(words=splitting, short_line=0)) == expected
+
+
+@pytest.mark.parametrize(("tail", "ends"), [("", True), ("\r", True), (" ", False), ("\r ", False)])
+def test_a_mark_with_spaces_behind_it_ends_no_line(tail: str, ends: bool):
+    text = "\n".join(f"{n} is a line of more than thirty characters.{tail}" for n in range(3))
+    assert reason(text) == (None if ends else "too few lines end a sentence")
 
 
 @pytest.mark.parametrize(

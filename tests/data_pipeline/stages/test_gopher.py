@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from typing import get_args
 
+import numpy as np
 import pytest
 
 from trivium.data_pipeline.errors import InputError
 from trivium.data_pipeline.stages.gopher import GopherQuality, GopherRepetition
+from trivium.data_pipeline.stages.repetition import (
+    most_frequent_above,
+    most_frequent_ngrams,
+    repeated_above,
+    repeated_ngrams,
+)
 from trivium.data_pipeline.stages.stage import batch
+from trivium.data_pipeline.stages.words import Splitting, analyse
 
 CHINESE = (
     "语言是人类最重要的交流工具，人们通过它来表达思想和感情。研究者认为，汉字的历史已经超过三千年，"
@@ -53,11 +63,24 @@ def plain(count: int) -> list[str]:
         ([*plain(40), *["12345"] * 10], None),
         ([*plain(39), *["12345"] * 11], "too few words with a letter"),
         ([*plain(50)[1:], "word"], "too few stop words"),
-        ([*plain(50)[2:], "The,", '"With'], None),
     ],
 )
-def test_quality_by_words(words: list[str], reason: str | None):
-    assert quality(" ".join(words)) == reason
+@pytest.mark.parametrize("splitting", get_args(Splitting))
+def test_quality_by_words(words: list[str], reason: str | None, splitting: Splitting):
+    assert quality(" ".join(words), GopherQuality(words=splitting)) == reason
+
+
+def test_stop_words_among_tokens_are_as_written_and_among_words_in_either_case():
+    text = " ".join([*plain(50)[2:], "The,", '"With'])
+    assert quality(text) == "too few stop words"
+    assert quality(text.lower()) is None
+    assert quality(text, GopherQuality(words="whitespace")) is None
+
+
+def test_punctuation_is_a_word_only_among_tokens():
+    text = " ".join([*plain(40), "be,", *["1,"] * 10])
+    assert quality(text, GopherQuality(words="whitespace")) is None
+    assert quality(text) == "too few words with a letter"
 
 
 @pytest.mark.parametrize(
@@ -86,7 +109,9 @@ def test_rules_on_the_shape_of_words_leave_scripts_without_spaces(text: str):
 
 def test_documents_without_words():
     assert quality("") == quality("\0") == quality(" \n ") == "too few words"
-    assert repetition("") is repetition(" \n\n ") is None
+    assert repetition("") == "empty"
+    assert repetition(" ") is repetition(" \n \t\n") is None
+    assert repetition(" \n\n ") == "too many repeated lines"
     assert len(GopherQuality()(batch([])).reasons) == 0
     assert len(GopherRepetition()(batch([])).reasons) == 0
 
@@ -101,7 +126,11 @@ LOOSE = {"top_ngrams": {}, "repeated_ngrams": {}}
         ([*"abcdef", "a", "b", "c", "d"], "too many repeated lines"),
         (["a" * 20, "a" * 20, "b" * 58], None),  # 20 of 100 characters, with the newlines
         (["a" * 20, "a" * 20, "b" * 57], "too much text in repeated lines"),
-        (["", "a", "", " ", "b", ""], None),  # blank lines are none
+        (["a", *[""] * 9, "b"], None),  # empty lines are none, lines of spaces are
+        ([*"abcdef", *[" "] * 4], None),
+        ([*"abcdef", *[" "] * 5], "too many repeated lines"),
+        (["", *"ab", ""], None),  # except for the outer ones
+        (["", "a", ""], "too many repeated lines"),
     ],
 )
 def test_repeated_lines(lines: list[str], reason: str | None):
@@ -120,6 +149,8 @@ def test_repeated_lines(lines: list[str], reason: str | None):
         ([*"abcdefg", "a", "b", "c"], None),
         ([*"abcdef", "a", "b", "c", "d"], "too many repeated paragraphs"),
         (["a\nb", "a", "b"], None),
+        ([*"abcdef", "a\n \na", "a\n \na"], None),
+        (["", *"abcdef", "a", "b", "c", "", ""], "too many repeated paragraphs"),
         (["a\nb" * 9, "c" * 200, "d", "e", "a\nb" * 9], None),
         (["a\nb" * 19, "c" * 100, "d", "e", "a\nb" * 19], "too much text in repeated paragraphs"),
     ],
@@ -169,6 +200,28 @@ def test_an_ngram_that_occurs_once_counts_only_where_it_has_spaces():
     assert repetition("欲出未出光辣達，千山萬山如火發。") is None
 
 
+def test_limits_that_settle_most_documents_hide_nothing():
+    random_numbers = random.Random(2)
+    texts = [
+        " ".join(
+            random_numbers.choice(["a", "bb", "ccc", "dd-d", "中文", "中", f"x{n}"][: 2 + size % 6])
+            for n in range(random_numbers.randrange(1, 80))
+        )
+        for size in range(600)
+    ]
+    analysis = analyse(batch(texts))
+    for words in (analysis.words, analysis.tokens):
+        for limits, above, counts in (
+            ({2: 0.2, 3: 0.18, 4: 0.16}, most_frequent_above, most_frequent_ngrams),
+            ({5: 0.15, 7: 0.13, 10: 0.1}, repeated_above, repeated_ngrams),
+        ):
+            limit = np.array([*limits.values()]) * analysis.characters[:, None]
+            all_of_them = counts(words, tuple(limits))
+            settled = above(words, limits, analysis.characters)
+            assert ((settled > limit) == (all_of_them > limit)).all()
+            assert 0 < (settled == 0).all(1).sum() < len(texts)
+
+
 def test_very_long_lines_and_words():
     assert quality("x" * 1_000_000) == "too few words"
     assert repetition("x" * 1_000_000) is None
@@ -183,6 +236,7 @@ def test_very_long_lines_and_words():
         (lambda: GopherQuality(max_bullet_fraction=1.1), "max_bullet_fraction 1.1: a fraction"),
         (lambda: GopherQuality(min_stop_words=9), "min_stop_words 9: at most the 8"),
         (lambda: GopherQuality(stop_words=("a b", "c")), "each has to be one word"),
+        (lambda: GopherQuality(stop_words=("be", "can't")), "each has to be one word"),
         (lambda: GopherRepetition(top_ngrams={0: 0.1}), "top_ngrams 0: 0.1"),
         (lambda: GopherRepetition(repeated_ngrams={5: 2.0}), "repeated_ngrams 5: 2.0"),
     ],
