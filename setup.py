@@ -46,6 +46,8 @@ EXTRAS = {
         "scipy>=1.11",
         "xxhash>=3.4",
     ],
+    # an encoder some fifty times faster than the tokenizers' own libraries
+    "fast": ["gigatoken>=0.10"],
     # Hugging Face folders, in and out
     "hf": TRANSFORMERS,
     # places metrics can go to, next to metrics.jsonl

@@ -122,9 +122,9 @@ def test_killed_at_any_time_it_is_not_there_or_whole(source, tmp_path):
         "import sys, time\n"
         "from trivium.data_pipeline import encode, prepare\n"
         "encode._BATCH = 500\n"
-        "def slowly(self, texts, call=encode._Encoder.__call__):\n"
+        "def slowly(self, texts, call=encode.Encoder.__call__):\n"
         "    time.sleep(0.01); print(flush=True); return call(self, texts)\n"
-        "encode._Encoder.__call__ = slowly\n"
+        "encode.Encoder.__call__ = slowly\n"
         "s = prepare.CorpusSpec(sources=(sys.argv[1],), vocab_size=400, workers=1)\n"
         "prepare.prepare_corpus(s, sys.argv[2])\n"
     )
