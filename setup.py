@@ -45,6 +45,8 @@ EXTRAS = {
         "resiliparse>=0.15",
         "scipy>=1.11",
     ],
+    # an encoder some fifty times faster than the tokenizers' own libraries
+    "fast": ["gigatoken>=0.10"],
     # Hugging Face folders, in and out
     "hf": TRANSFORMERS,
     # places metrics can go to, next to metrics.jsonl

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,14 +19,16 @@ import pyarrow as pa
 import xxhash
 
 from .content import hash_path, write_hashes
-from .encode import encode_documents
+from .encode import Encoder
+from .fast_encoder import Choice, Fast
 from .files import link_file, sha256_of, storage_errors, sync_file
 from .parts import ArrowWriter, stored_batches
 from .samples import SPLITS, split_of
 from .shards import Shard, ShardWriter, bin_path, idx_path, token_dtype, write_index
+from .stages.stage import Texts
 from .stages.tally import text_bytes
 from .tasks import Facts, Runner, Task
-from .tokenizer import Tokenizer, load_tokenizer
+from .tokenizer import load_tokenizer
 
 SAMPLE = "sample.arrow"
 _PART = "part"
@@ -118,13 +120,17 @@ def encode(
     sizes: Sequence[int],
     tokenizer: Path,
     append_eod: bool,
+    fast: Fast,
     out: Path,
 ) -> list[Encoded]:
     """The shard of every source, in order; names[i] is the source of files[i].
 
-    A source without a document has none.
+    A source without a document has none. Which encoder is used is settled here, on the first
+    documents, for all tasks.
     """
-    arguments = {"tokenizer": str(tokenizer), "append_eod": append_eod}
+    loaded = load_tokenizer(tokenizer)
+    choice = Encoder(loaded, append_eod, fast).settle(_first_texts(files))
+    arguments = {"tokenizer": str(tokenizer), "append_eod": append_eod, "choice": choice}
     encoding = [
         Task(
             out / "encoded" / f"{number:05d}",
@@ -146,7 +152,7 @@ def encode(
             {
                 "name": name,
                 "parts": [str(encoding[number].output) for number in numbers],
-                "vocab_size": load_tokenizer(tokenizer).vocab_size,
+                "vocab_size": loaded.vocab_size,
             },
             sum(facts[number]["tokens"] for number in numbers),
         )
@@ -169,22 +175,19 @@ def encode(
     ]
 
 
-def encode_part(folder: Path, *, documents: str, tokenizer: str, append_eod: bool) -> Facts:
+def encode_part(
+    folder: Path, *, documents: str, tokenizer: str, append_eod: bool, choice: Choice
+) -> Facts:
     """The tokens of a part, as a shard of its own."""
-    loaded = _tokenizer(tokenizer)
+    encoder = _encoder(tokenizer, append_eod, choice)
     hashes = [np.empty(0, np.uint64)]
     size = 0
-
-    def texts() -> Iterator[str]:
-        nonlocal size
+    with ShardWriter(folder / _PART, encoder.tokenizer.vocab_size) as writer:
         for batch in stored_batches(Path(documents)):
+            encoded = encoder(Texts(batch))
+            writer.add_documents(encoded.tokens, encoded.lengths)
+            hashes.append(encoded.hashes)
             size += text_bytes(batch)
-            yield from batch.column("text").to_pylist()
-
-    with ShardWriter(folder / _PART, loaded.vocab_size) as writer:
-        for batch in encode_documents(texts(), loaded, append_eod=append_eod, workers=1):
-            writer.add_documents(batch.tokens, batch.lengths)
-            hashes.append(batch.hashes)
     np.save(folder / "hashes.npy", np.concatenate(hashes))
     np.save(folder / "counts.npy", writer.counts)
     return {"documents": writer.num_documents, "tokens": writer.num_tokens, "bytes": size}
@@ -228,8 +231,18 @@ def _concatenate(files: Sequence[Path], out: Path) -> None:
         sync_file(target)
 
 
+def _first_texts(files: Sequence[Path]) -> list[str]:
+    """Of the first part that has any."""
+    for file in files:
+        for batch in stored_batches(file):
+            if len(batch):
+                texts: list[str] = batch.column("text").slice(0, 200).to_pylist()
+                return texts
+    return []
+
+
 @lru_cache(maxsize=1)
-def _tokenizer(path: str) -> Tokenizer:
+def _encoder(tokenizer: str, append_eod: bool, choice: Choice) -> Encoder:
     """Once a process."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    return load_tokenizer(path)
+    return Encoder(load_tokenizer(tokenizer), append_eod, choice=choice)

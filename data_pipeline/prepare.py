@@ -80,7 +80,14 @@ def _prepare(recipe: Recipe, inputs: str, size: int, out: Path, run: Runner) -> 
     tokenizer = _tokenizer(recipe, refined, work, run)
     names = [part.source.name for part in refined.parts]
     shards = encode(
-        run, names, refined.files, refined.sizes, work / "tokenizer", recipe.append_eod, work
+        run,
+        names,
+        refined.files,
+        refined.sizes,
+        work / "tokenizer",
+        recipe.append_eod,
+        recipe.fast_encoder,
+        work,
     )
     manifest = _manifest(recipe, inputs, refined, tokenizer, shards, out)
     _put_in_place(manifest, refined, shards, work, out)

@@ -11,6 +11,7 @@ from .config_tree import OneOf, hash_tree, to_dict
 from .documents import PYTHON_DOCS, OnError, SplitText
 from .errors import InputError
 from .executors import ExecutorName
+from .fast_encoder import Fast
 from .presets import Preset, expand
 from .stages.registry import stage_classes
 from .tokenizer_training import KINDS
@@ -59,7 +60,8 @@ class Source:
 class Recipe:
     """Sources, the stages that all their documents go through, a tokenizer, and a blend.
 
-    Equal recipes over unchanged files give byte-identical shards, whatever the last four fields.
+    Equal recipes over unchanged files give byte-identical shards, whatever `fast_encoder` and
+    the last four fields are.
     """
 
     sources: tuple[Source | str, ...] = (PYTHON_DOCS,)  # bare paths make up one source, `corpus`
@@ -68,6 +70,9 @@ class Recipe:
     tokenizer: str = "bpe"
     vocab_size: int = 8192  # of a tokenizer to train
     tokenizer_bytes: int = 32 << 20  # at most so much text is sampled to train it
+    # An encoder quicker than the tokenizer's library, where it gives the same ids: auto, off, on
+    # (an error where none does)
+    fast_encoder: Fast = "auto"
     append_eod: bool = True  # end each document with the end-of-document token
     seed: int = 0  # of the sample that a tokenizer is trained on
     # Shares of sources without weights: tokens^(1 / temperature). 1 is as they are; more is evener.
@@ -122,7 +127,7 @@ class Recipe:
     def deciding(self) -> dict[str, Any]:
         """The fields that decide the result, as JSON has them."""
         tree = to_dict(self)
-        for unused in ("part_bytes", "workers", "executor", "keep_work"):
+        for unused in ("part_bytes", "workers", "executor", "keep_work", "fast_encoder"):
             del tree[unused]
         if not self.trains_tokenizer:
             for unused in ("vocab_size", "tokenizer_bytes", "seed"):

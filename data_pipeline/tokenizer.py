@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -25,6 +26,9 @@ END_OF_TEXT = "<|endoftext|>"
 # Tried in this order where no tokenizer_config.json names the token that ends a document.
 _USUAL_ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|end▁of▁sentence|>", "[EOS]")
 _CONFIG = "tokenizer_config.json"
+# White space behind something else (as it is, or as ByteLevel or SentencePiece mark it),
+# punctuation behind a letter, a letter behind a line end.
+_ACROSS = re.compile(r"[^ĠĊčĉ▁\s][ĠĊčĉ▁\s]|[A-Za-z0-9][!-&(-/:-@\[-`{-~]|[Ċ\n][A-Za-z0-9]")
 
 
 @runtime_checkable
@@ -103,7 +107,7 @@ class _FileTokenizer:
 
     def __init__(self, content: bytes, name: str, config: dict[str, Any]) -> None:
         self.name = name
-        self._content = content
+        self.content = content  # of the model's file
         self._config = config
 
     def token_id(self, token: str) -> int | None:
@@ -134,19 +138,31 @@ class _FileTokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        return hashlib.sha256(self._content + b"\0eod=%d" % self.eod_id).hexdigest()
+        return hashlib.sha256(self.content + b"\0eod=%d" % self.eod_id).hexdigest()
 
     def files(self) -> dict[str, bytes]:
         config = dict(self._config)
         config.setdefault("eos_token", self._piece(self.eod_id))
         written = json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
-        return {self.file_name: self._content, _CONFIG: written.encode()}
+        return {self.file_name: self.content, _CONFIG: written.encode()}
 
     def _piece(self, id: int) -> str:
         raise NotImplementedError
 
+    def decode(self, ids: Sequence[int]) -> str:
+        raise NotImplementedError
+
+    def _pieces(self) -> Iterable[tuple[str, int]]:
+        raise NotImplementedError
+
+    def token_texts(self) -> Iterator[str]:
+        """The texts of tokens that reach, by their look, from one word into the next."""
+        for piece, id in self._pieces():
+            if _ACROSS.search(piece):
+                yield self.decode([id])
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._content, self.name, self._config)
+        return type(self), (self.content, self.name, self._config)
 
 
 class JsonTokenizer(_FileTokenizer):
@@ -161,13 +177,26 @@ class JsonTokenizer(_FileTokenizer):
         from tokenizers import Tokenizer
 
         try:
-            model = Tokenizer.from_buffer(self._content)
+            model = Tokenizer.from_buffer(self.content)
         except Exception as error:
             raise InputError(f"{self.name}: not a tokenizer.json ({error})") from error
         model.encode_special_tokens = True
         model.no_truncation()
         model.no_padding()
         return model
+
+    def json(self) -> dict[str, Any]:
+        """The file, parsed, less truncation and padding, which encoding leaves out as well."""
+        return json.loads(self.content) | {"truncation": None, "padding": None}
+
+    def added(self) -> list[str]:
+        """What is one token wherever it stands in a text: added tokens, less those of control."""
+        return [t["content"] for t in self.json().get("added_tokens", []) if not t.get("special")]
+
+    @cached_property
+    def is_bpe(self) -> bool:
+        """Whether ids come of merges, which happen in one place whatever is in another."""
+        return bool(self.json()["model"].get("type") == "BPE")
 
     @cached_property
     def vocab_size(self) -> int:
@@ -190,6 +219,9 @@ class JsonTokenizer(_FileTokenizer):
     def _piece(self, id: int) -> str:
         return str(self._model.id_to_token(id))
 
+    def _pieces(self) -> Iterable[tuple[str, int]]:
+        return self._model.get_vocab(with_added_tokens=True).items()
+
 
 class SentencePieceTokenizer(_FileTokenizer):
     """A SentencePiece ``.model``, BPE or unigram."""
@@ -201,9 +233,15 @@ class SentencePieceTokenizer(_FileTokenizer):
         from sentencepiece import SentencePieceProcessor
 
         try:
-            return SentencePieceProcessor(model_proto=self._content)
+            return SentencePieceProcessor(model_proto=self.content)
         except Exception as error:
             raise InputError(f"{self.name}: not a SentencePiece model ({error})") from error
+
+    @cached_property
+    def is_bpe(self) -> bool:
+        """Whether ids come of merges: their scores are ranks, those of a unigram logarithms."""
+        scores = map(self._model.get_score, range(self.vocab_size))
+        return all(score == int(score) for score in scores)
 
     @cached_property
     def vocab_size(self) -> int:
@@ -228,6 +266,9 @@ class SentencePieceTokenizer(_FileTokenizer):
 
     def _piece(self, id: int) -> str:
         return str(self._model.id_to_piece(id))
+
+    def _pieces(self) -> Iterable[tuple[str, int]]:
+        return ((self._piece(id), id) for id in range(self.vocab_size))
 
 
 class TextStream:
