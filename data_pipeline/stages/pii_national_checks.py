@@ -72,7 +72,7 @@ def korean_rrn(text: str) -> bool:
     if not year_month_day(digits):
         return False
     check = (11 - _sum(digits[:12], (2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5)) % 11) % 10
-    return check == int(digits[12]) or digits[:2] >= "20" and digits[6] in "3478"
+    return check == int(digits[12]) or (digits[:2] >= "20" and digits[6] in "3478")
 
 
 def turkish_tckn(text: str) -> bool:
@@ -175,7 +175,9 @@ def hong_kong_id(text: str) -> bool:
     """One or two letters, six digits, a check character modulo 11, A for ten."""
     number = compact(text).rjust(9)
     values = [36 if character == " " else int(character, 36) for character in number]
-    return sum(value * weight for value, weight in zip(values, range(9, 0, -1), strict=True)) % 11 == 0
+    return (
+        sum(value * weight for value, weight in zip(values, range(9, 0, -1), strict=True)) % 11 == 0
+    )
 
 
 def singapore_nric(text: str) -> bool:

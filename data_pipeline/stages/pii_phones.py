@@ -95,7 +95,7 @@ def trunk(text: str) -> bool:
         return False
     marked = text[0] in "(（" or "/" in text
     rest = [len(group) for group in groups[1:]]
-    if len(groups[0]) == 6 and count > 11 or len(rest) == 3 and {*map(len, groups)} == {3}:
+    if (len(groups[0]) == 6 and count > 11) or (len(rest) == 3 and {*map(len, groups)} == {3}):
         return False
     if len(rest) == 2 and text.count("-") == 2 and rest[1] != 4 and rest != [3, 3]:
         return False  # East Asia: 03-1234-5678, 0120-123-456
@@ -123,7 +123,7 @@ def named(text: str) -> bool:
     """Eight to thirteen digits after a word for telephone, in groups; neither date nor range."""
     groups = _groups(text)
     digits = "".join(groups)
-    if "." in text and ("-" in text or len(groups[0]) < 3 and {*map(len, groups[1:])} == {3}):
+    if "." in text and ("-" in text or (len(groups[0]) < 3 and {*map(len, groups[1:])} == {3})):
         return False  # decimals, thousands
     return (
         8 <= len(digits) <= 13
@@ -148,25 +148,31 @@ _NEITHER = re.compile(
 # between the name and the number: a few words, no end of a sentence; or one number before this one
 _NEAR = r"(?:(?![a-z]{5}\. )[^\d\n>]){0,32}(?:>[ ,;/|]{1,4})?$"
 _NOUNS = names(
-    "tel!, telephone!, telefon!, telefonnummer, telefoon!, telefoonn, téléphone!, teléfono!, telefono!, tél!, "
-    "telefone!, telp!, tfno, phone!, phone_n, phonenum, cellphone, fone!, ph!, mob!, mobile!, mobil!, "
-    "mobiel!, móvil!, movil!, mobile_n, celular!, cell:, cell., cell phone, cell no, cellulare!, "
-    "telemóvel, telemovel, fax!, telefax!, rufnummer, rückruf, whatsapp, zap!, hotline!, helpline!, "
-    "landline!, toll-free, toll free, sms!, gsm:, gsm no, puhelin!, puh!, cep tel, cep no, τηλ, тел!, "
-    "телефон!, телефона!, телефону!, телефоне!, телефоны!, моб!, мобильн, звон, позвон, факс!, هاتف, "
-    "جوال, تليفون, موبايل, واتساب, تلفن, טלפון, נייד, 电话, 電話, 手机, 手機, 座机, 固话, 热线, 熱線, "
-    "致电, 拨打, 来电, 传真, 微信, 携帯, 연락처, 전화, 휴대, 핸드폰, 팩스, फ़ोन, मोबाइल, संपर्क, โทร, "
-    "điện thoại, llámame, llámanos, llama al, llame al, appelez, joignable, chiamami, zadzwoń",
+    """
+    tel!, telephone!, telefon!, telefonnummer, telefoon!, telefoonn, téléphone!, teléfono!,
+    telefono!, tél!, telefone!, telp!, tfno, phone!, phone_n, phonenum, cellphone, fone!, ph!,
+    mob!, mobile!, mobil!, mobiel!, móvil!, movil!, mobile_n, celular!, cell:, cell., cell phone,
+    cell no, cellulare!, telemóvel, telemovel, fax!, telefax!, rufnummer, rückruf, whatsapp,
+    zap!, hotline!, helpline!, landline!, toll-free, toll free, sms!, gsm:, gsm no, puhelin!,
+    puh!, cep tel, cep no, τηλ, тел!, телефон!, телефона!, телефону!, телефоне!, телефоны!, моб!,
+    мобильн, звон, позвон, факс!, هاتف, جوال, تليفون, موبايل, واتساب, تلفن, טלפון, נייד, 电话,
+    電話, 手机, 手機, 座机, 固话, 热线, 熱線, 致电, 拨打, 来电, 传真, 微信, 携帯, 연락처, 전화,
+    휴대, 핸드폰, 팩스, फ़ोन, मोबाइल, संपर्क, โทร, điện thoại, llámame, llámanos, llama al,
+    llame al, appelez, joignable, chiamami, zadzwoń
+    """,
     _NEAR,
 )
 _VERBS = names(
-    "call, dial, text!, reach, contact, ring!, bel!, handy!, portable!, ligue!, 联系, 聯繫, 連絡", _NEAR
+    """
+    call, dial, text!, reach, contact, ring!, bel!, handy!, portable!, ligue!, 联系, 聯繫, 連絡
+    """,
+    _NEAR,
 )
-_COMMON = (
-    "phone!, tel!, tél, telef, telephone!, mob!, mobile!, cell!, call!, dial!, fax!, whatsapp, sms!, "
-    "text!, contact, handy!, rufnummer, appel, portable!, 电话, 電話, 手机, 手機, 联系, 聯繫, 致电, 热线, "
-    "拨打, 携帯, 微信, फ़ोन, मोबाइल, संपर्क"
-)
+_COMMON = """
+    phone!, tel!, tél, telef, telephone!, mob!, mobile!, cell!, call!, dial!, fax!, whatsapp,
+    sms!, text!, contact, handy!, rufnummer, appel, portable!, 电话, 電話, 手机, 手機, 联系,
+    聯繫, 致电, 热线, 拨打, 携帯, 微信, फ़ोन, मोबाइल, संपर्क
+    """
 _WORDS, _WORDS_NEAR = names(_COMMON), names(_COMMON, _NEAR)
 # a national number as anybody may write one
 _ANY = (
