@@ -1,17 +1,20 @@
 """Personal data and secrets replaced by tokens such as `<EMAIL>`.
 
-What is found, by kind (`pii_patterns` holds the details):
+What is found, by kind (the details are in `pii_patterns`, `_phones`, `_national` and `_secrets`):
 
-- email: also placeholders such as user@example.com; not `user at example.com`, not scp's host:path
+- email: also placeholders such as user@example.com, name%40host of a URL, name [at] host [dot] org
+  and name at host dot org; not scp's host:path
 - phone: international (+49 30 1234567, 0049 ...), North American, and national numbers as written
-  in Germany, France, Britain, China, Japan and India. Digits without separators, or with spaces
-  only where these say little, need a word such as `tel` or 电话 before them
-- ip_address: IPv4 and IPv6 of the public Internet
+  in Germany, France, Britain, Sweden, Russia, Brazil, China, Japan, Korea and India. Any other of
+  8 to 13 digits needs a word such as `tel` or 电话 shortly before it, in one of some 20 languages
+- ip_address: IPv4 and IPv6 of the public Internet; an IPv4 address without a part of three digits,
+  which a version could be, needs a word such as `ip` or `from` before it
 - credit_card, iban: by issuer or country, length and check digits
-- national_id: US SSN, Chinese resident id, Spanish DNI and NIE, Italian codice fiscale, French NIR,
-  Brazilian CPF; Polish PESEL and Indian Aadhaar, whose one check digit is weak, after their names
+- national_id: of some forty countries (`pii_national`), check digits checked; those whose shape or
+  check is weak after their names
 - url_credentials: user:password of scheme://user:password@host; scheme and host stay
-- secret_key: of AWS, GitHub, Slack, Google and Stripe, JSON web tokens, private keys in PEM
+- secret_key: of AWS, GitHub, GitLab, Slack, Google, Stripe, OpenAI and others, JSON web tokens,
+  private keys in PEM
 
 One pass over the bytes of a batch finds the few places where any could begin (`pii_scan`), and
 patterns are tried there only. Where findings overlap the longest stays, then the earlier. A changed
@@ -153,6 +156,10 @@ class Pii:
             for pattern in patterns[place, bool(named)]:
                 if digits < pattern.digits:
                     break
+                if pattern.search and not pattern.expression.search(
+                    texts[row], max(0, start - pattern.back), end + _LOOK_AHEAD
+                ):
+                    continue  # nearly always
                 for match in _matches(pattern, texts[row], start, end):
                     matches.setdefault(row, []).append(match)
         return {row: (texts[row], _longest(found)) for row, found in matches.items()}

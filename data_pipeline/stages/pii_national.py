@@ -78,11 +78,15 @@ _EUROPE = (
         context=names("pps!, ppsn!, pps no, personal public service"),
     ),
     # Spain, Portugal, Italy, Greece
-    number(
-        "national_id",
-        rf"{_NOT_INSIDE}(?:\d{{8}}|\d\d\.\d{{3}}\.\d{{3}})[ -]?[A-HJ-NP-TV-Z](?!\w|[-.]\w)",
-        pii_validators.spanish_id,
-        8,
+    *(
+        number(
+            "national_id",
+            rf"{_NOT_INSIDE}(?:\d{{8}}|\d\d\.\d{{3}}\.\d{{3}}){gap}[A-HJ-NP-TV-Z](?!\w|[-.]\w)",
+            pii_validators.spanish_id,
+            8,
+            context=context,
+        )
+        for gap, context in (("-?", None), (" ", names("dni!, nif!, d.n.i., documento")))
     ),
     _lettered(r"[XYZ][ -]?\d{7}[ -]?[A-HJ-NP-TV-Z]", pii_validators.spanish_id),
     _digits(r"[1-3]\d\d([ .]?)\d{3}\1\d{3}", checks.portuguese_nif, 9, "nif!, contribuinte"),

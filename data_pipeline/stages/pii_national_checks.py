@@ -72,7 +72,7 @@ def korean_rrn(text: str) -> bool:
     if not year_month_day(digits):
         return False
     check = (11 - _sum(digits[:12], (2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5)) % 11) % 10
-    return check == int(digits[12]) or digits[:2] >= "20" and digits[6] in "3478"
+    return check == int(digits[12]) or (digits[:2] >= "20" and digits[6] in "3478")
 
 
 def turkish_tckn(text: str) -> bool:

@@ -19,15 +19,20 @@ _NAMES_OF_FILES = (
 _DOT = r"(?:\.| ?[\[({<] ?dot ?[\])}>] ?| dot )"
 # what a number in four parts is when it is no address
 _VERSIONS = names(
-    "version, versions, release, ver!, ver., v!, v., build, firmware, driver, update, upgrade, kernel, "
-    "section, sections, chapter, clause, article, rule, figure, table, §, oid!, abschnitt, kapitel, "
-    "treiber, sección, versión, versione, versão, wersja, версия, версии, раздел, пункт, 版本, 版, "
-    "バージョン, 버전",
+    """
+    version, versions, release, ver!, ver., v!, v., build, firmware, driver, update, upgrade,
+    kernel, section, sections, chapter, clause, article, rule, figure, table, §, oid!, abschnitt,
+    kapitel, treiber, sección, versión, versione, versão, wersja, версия, версии, раздел, пункт,
+    版本, 版, バージョン, 버전
+    """,
     r"[^\w\n]{0,3}$",
 )
 _HOSTS = names(
-    "ip!, ips!, ipv4, addr, address, host, server, client, peer, from, src, dst, source, remote, ping, "
-    "forwarded-for, gateway, traceroute, user, login, access, depuis, desde, von!, адрес, عنوان, 地址, アドレス, サーバ, 服务器, 주소, [, (, @, //, ://",
+    """
+    ip!, ips!, ipv4, addr, address, host, server, client, peer, from, src, dst, source, remote,
+    ping, forwarded-for, gateway, traceroute, user, login, access, depuis, desde, von!, адрес,
+    عنوان, 地址, アドレス, サーバ, 服务器, 주소, [, (, @, //, ://
+    """,
 )
 # accounts are written in groups set off by spaces (also such that do not break), hyphens or dots
 _GAP = "(?:[ .-]|\xa0)?"
@@ -71,7 +76,8 @@ PATTERNS: tuple[Pattern, ...] = (
             kind="ip_address",
             anchor=pii_scan.DOTTED,
             expression=utf8(
-                rf"(?<![\w+.-])(?<!\w/)(?<![<>~!=]=)(?<![<>~!=]= ){parts}(?:\d{{1,3}}\.){{3}}\d{{1,3}}(?!\w|\.\w|-\d|[-+.]\w+\.\w)"
+                rf"(?<![\w+.-])(?<!\w/)(?<![<>~!=]=)(?<![<>~!=]= ){parts}"
+                r"(?:\d{1,3}\.){3}\d{1,3}(?!\w|\.\w|-\d|[-+.]\w+\.\w)"
             ),
             valid=pii_validators.public_ip,
             context=context,

@@ -18,6 +18,8 @@ _DIALLING = """
 43:7-12 44:9-10 45:8-8 46:7-10 47:8-8 48:9-9 49:7-11 51:8-9 52:10-10 53:8-8 54:10-11 55:10-11
 56:9-9 57:8-10 58:10-10 60:8-10 61:9-9 62:8-12 63:8-10 64:8-10 65:8-8 66:8-9 81:9-10 82:8-10
 84:9-10 86:9-11 90:10-10 91:10-10 92:9-10 93:9-9 94:9-9 95:7-10 98:10-10
+247:5-6 290:4-5 298:6-6 299:6-6 376:6-9 500:5-5 508:6-9 597:6-7 672:5-6 676:5-7 677:5-7 678:5-7
+681:6-6 682:5-5 683:4-7 685:5-7 686:5-8 687:6-6 688:5-7 690:4-7
 """
 # country code -> least and most digits of its national numbers
 _PLANS: dict[str, tuple[int, int]] = {}
@@ -93,6 +95,8 @@ def trunk(text: str) -> bool:
         return False
     marked = text[0] in "(（" or "/" in text
     rest = [len(group) for group in groups[1:]]
+    if (len(groups[0]) == 6 and count > 11) or (len(rest) == 3 and {*map(len, groups)} == {3}):
+        return False
     if len(rest) == 2 and text.count("-") == 2 and rest[1] != 4 and rest != [3, 3]:
         return False  # East Asia: 03-1234-5678, 0120-123-456
     if rest in ([2, 2, 2], [3, 2, 2]) and len(groups[0]) < 4:  # Sweden: 08-123 45 67
@@ -119,6 +123,8 @@ def named(text: str) -> bool:
     """Eight to thirteen digits after a word for telephone, in groups; neither date nor range."""
     groups = _groups(text)
     digits = "".join(groups)
+    if "." in text and ("-" in text or (len(groups[0]) < 3 and {*map(len, groups[1:])} == {3})):
+        return False  # decimals, thousands
     return (
         8 <= len(digits) <= 13
         and len(set(digits)) > 2
@@ -139,28 +145,35 @@ _NEITHER = re.compile(
     r"(?:19|20)\d\d.(?:\d\d.\d\d|(?:19|20)\d\d)|\d\d.\d\d.(?:19|20)\d\d|(?:19|20)\d{6}"
     r"|\d{4}[-\u2013]\d{4}|\d{1,3}(?:\.\d{1,3}){3}"
 )
-# between the name and the number a few words, no end of a sentence; or one number before this one
-_NEAR = r"[ .:]{0,3}[^\d\n.>]{0,28}(?:n[or]\.[ :]{0,2}|>[ ,;/|]{1,4})?$"
+# between the name and the number: a few words, no end of a sentence; or one number before this one
+_NEAR = r"(?:(?![a-z]{5}\. )[^\d\n>]){0,32}(?:>[ ,;/|]{1,4})?$"
 _NOUNS = names(
-    "tel!, telephon, telefon, telefoon, téléphon, teléfon, tél!, telp!, phone!, cellphone, "
-    "fone!, ph!, mob!, mobile!, mobil!, móvil, movil, celular!, cell:, cell., "
-    "cell phone, cell no, cellulare, telemóvel, telemovel, tfno, fax, "
-    "rufnummer, rückruf, whatsapp, hotline, helpline, landline, toll-free, toll free, sms!, gsm!, "
-    "puhelin, puh!, cep tel, cep no, τηλ, тел!, телефон!, телефона!, телефону!, телефоне!, телефоны!, моб!, мобильн, звон, позвон, факс, هاتف, جوال, "
-    "تليفون, موبايل, واتساب, تلفن, טלפון, נייד, 电话, 電話, 手机, 手機, 座机, 固话, 热线, 熱線, 致电, "
-    "拨打, 来电, 传真, 微信, 携帯, 연락처, 전화, 휴대, 핸드폰, 팩스, फ़ोन, मोबाइल, संपर्क, โทร, điện thoại, "
-    "llámame, llámanos, llame al, appelez, joignable, chiamami, zadzwoń",
+    """
+    tel!, telephone!, telefon!, telefonnummer, telefoon!, telefoonn, téléphone!, teléfono!,
+    telefono!, tél!, telefone!, telp!, tfno, phone!, phone_n, phonenum, cellphone, fone!, ph!,
+    mob!, mobile!, mobil!, mobiel!, móvil!, movil!, mobile_n, celular!, cell:, cell., cell phone,
+    cell no, cellulare!, telemóvel, telemovel, fax!, telefax!, rufnummer, rückruf, whatsapp,
+    zap!, hotline!, helpline!, landline!, toll-free, toll free, sms!, gsm:, gsm no, puhelin!,
+    puh!, cep tel, cep no, τηλ, тел!, телефон!, телефона!, телефону!, телефоне!, телефоны!, моб!,
+    мобильн, звон, позвон, факс!, هاتف, جوال, تليفون, موبايل, واتساب, تلفن, טלפון, נייד, 电话,
+    電話, 手机, 手機, 座机, 固话, 热线, 熱線, 致电, 拨打, 来电, 传真, 微信, 携帯, 연락처, 전화,
+    휴대, 핸드폰, 팩스, फ़ोन, मोबाइल, संपर्क, โทร, điện thoại, llámame, llámanos, llama al,
+    llame al, appelez, joignable, chiamami, zadzwoń
+    """,
     _NEAR,
 )
 _VERBS = names(
-    "call, dial, text!, reach, contact, ring!, bel!, handy, portable!, ligue!, 联系, 聯繫, 連絡",
+    """
+    call, dial, text!, reach, contact, ring!, bel!, handy!, portable!, ligue!, 联系, 聯繫, 連絡
+    """,
     _NEAR,
 )
-_WORDS = names(
-    "phone, tel!, tel., tél, telef, telephone, mob!, mobile, cell, call, dial, fax, whatsapp, sms!, "
-    "text!, contact, handy, rufnummer, appel, portable, 电话, 電話, 手机, 手機, 联系, 聯繫, 致电, 热线, "
-    "拨打, 携帯, 微信, फ़ोन, मोबाइल, संपर्क"
-)
+_COMMON = """
+    phone!, tel!, tél, telef, telephone!, mob!, mobile!, cell!, call!, dial!, fax!, whatsapp,
+    sms!, text!, contact, handy!, rufnummer, appel, portable!, 电话, 電話, 手机, 手機, 联系,
+    聯繫, 致电, 热线, 拨打, 携帯, 微信, फ़ोन, मोबाइल, संपर्क
+    """
+_WORDS, _WORDS_NEAR = names(_COMMON), names(_COMMON, _NEAR)
 # a national number as anybody may write one
 _ANY = (
     rf"(?:\(\d{{1,5}}\)|\d{{1,13}})"
@@ -198,7 +211,7 @@ PHONES: tuple[Pattern, ...] = (
         trunk,
         9,
     ),
-    number("phone", rf"{BEFORE}0\d{{9}}{AFTER}", french, 10, context=_WORDS),
+    number("phone", rf"{BEFORE}0\d{{9}}{AFTER}", french, 10, context=_WORDS_NEAR),
     number("phone", rf"{BEFORE}1[3-9]\d{SEP}\d{{4}}{SEP}\d{{4}}{AFTER}", varied, 11),
     # service numbers of China; Russia; Brazil
     number("phone", rf"{BEFORE}[48]00-\d{{3}}-\d{{4}}{AFTER}", varied, 10),
@@ -209,14 +222,14 @@ PHONES: tuple[Pattern, ...] = (
         varied,
         10,
     ),
-    number("phone", rf"{BEFORE}\([1-9][1-9]\) ?9?\d{{4}}[ -]\d{{4}}{AFTER}", varied, 10),
+    number("phone", rf"{BEFORE}\([1-9][1-9]\) ?(?:9 ?)?\d{{4}}[ -]\d{{4}}{AFTER}", varied, 10),
     number(
         "phone",
         rf"{BEFORE}(?:1[3-9]\d{{9}}|01[5-7]\d{{8,9}}|07\d{{9}}|0[789]0\d{{8}}|0[1-9]\d{{9}}"
         rf"|0?[6-9]\d{{4}}[ -]?\d{{5}}){AFTER}",
         varied,
         10,
-        context=_WORDS,
+        context=_WORDS_NEAR,
     ),
     # before its name, as Chinese has it
     number(

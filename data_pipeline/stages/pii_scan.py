@@ -100,9 +100,12 @@ def _scan(
             place, start, end, digits = 0, i, i, 0
             if kind != 0:
                 if before == 0:
-                    if i + 8 <= stop and first_bytes[byte, data[i + 1]]:
-                        if _begins(data, i, prefixes):
-                            place = PREFIX
+                    if (
+                        i + 8 <= stop
+                        and first_bytes[byte, data[i + 1]]
+                        and _begins(data, i, prefixes)
+                    ):
+                        place = PREFIX
                     if place == 0 and _hex_colon(data, i, stop, classes):
                         place = HEX_COLON
                     elif place == 0 and kind == _UPPER and _capitals(data, i, stop, classes):

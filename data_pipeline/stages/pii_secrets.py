@@ -51,8 +51,10 @@ _TOKENS = (
 # secrets without a format, after their names
 _NAMED = (
     r"hooks\.slack\.com/services/(?P<only>T[A-Z0-9]{6,12}/B[A-Z0-9]{6,12}/[A-Za-z0-9]{20,28})",
-    r"(?i:(?:aws_?)?secret_?(?:access_?)?key)[\"']?\s{0,3}(?:[:=]|=>)\s{0,3}[\"']?"
-    r"(?P<only>[A-Za-z0-9/+]{40})(?![\w/+=])",
+    (
+        r"(?i:(?:aws_?)?secret_?(?:access_?)?key)[\"']?\s{0,3}(?:[:=]|=>)\s{0,3}[\"']?"
+        r"(?P<only>[A-Za-z0-9/+]{40})(?![\w/+=])"
+    ),
     r"AccountKey=(?P<only>[A-Za-z0-9/+]{86}==)",
 )
 

@@ -80,7 +80,7 @@ def names(words: str, after: str = "") -> Names:
         for form in {plain.lower(), plain.upper(), plain.capitalize()}:
             start = rb"(?<![\xcd-\xd3][\x80-\xbf])" if "\u0370" <= form[0] < "\u0530" else b""
             start = rb"(?<![a-z<])(?<!<ip_)" if form[0].isascii() else start
-            end = rb"(?![a-z\xc3-\xd3])" if word != plain else b""
+            end = rb"(?![a-z_\xc3-\xd3])" if word != plain else b""
             ends.setdefault((start, end), []).append(form.encode().lower())
     parts = (start + b"(?:" + either(forms) + b")" + end for (start, end), forms in ends.items())
     return Names(

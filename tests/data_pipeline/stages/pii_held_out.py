@@ -1,8 +1,9 @@
 """Makes documents with personal values planted at known places, and scores a redaction of them.
 
-An independent examination of the stage `pii`: the sentences, formats and traps in `pii_held_out/*.txt`
-were written before the filters were read. A half is a file; the filters may be tuned on `tuning`, and
-`held_out` shares neither sentence nor format with it. Values come from `pii_held_out_values`.
+An independent examination of the stage `pii`: sentences, formats and traps of the first two files
+in `pii_held_out` were written before the filters were read. The filters were tuned on `tuning`;
+`held_out` shares neither sentence nor format with it, nor does any later file with those before it.
+Values come from `pii_held_out_values`.
 """
 
 import re
@@ -129,7 +130,7 @@ class Half:
 
 
 def regroup(value: str, groups: str | None) -> str:
-    """`value` cut as `groups` says: sizes and separators by turns (`3-2-4`), the last ones repeated.
+    """`value` cut as `groups` says: sizes and separators by turns (`3-2-4`), the last repeated.
 
     `~` stands for a no-break space.
     """
@@ -177,9 +178,9 @@ def score(
     """Precision and recall by kind of planted value.
 
     `tokens` maps each replacement to its group, `group` each kind to its. A value is found if
-    replacements of its group took every letter and digit of it. A replacement is right if it touches
-    a planted value of its group, else it counts against every kind of the group. `failures` collects
-    (what, value or replaced text, line).
+    replacements of its group took every letter and digit of it. A replacement is right if it
+    touches a planted value of its group, else it counts against every kind of the group. `failures`
+    collects (what, value or replaced text, line).
     """
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
     for document, after in zip(documents, redacted, strict=True):
