@@ -17,9 +17,11 @@ Peers have 128 permutations and threshold 0.8 where they take these, else their 
     datasketch  MinHashLSH; a document stays if a query finds none that stays. Ready shingles by
                 the truth's own rule, hashed in bulk.
     rensa       RMinHashDeduplicator with LSH, `add_pairs` of the same shingles.
-    datatrove   signatures, buckets and clusters, English words by spaCy, 14 buckets of 8.
-    text_dedup  text_dedup.minhash as its command line runs it. Its pins are of another age, and it
-                does not need them:
+    datatrove   signatures, buckets and clusters, English words by spaCy, 14 buckets of 8. It wants
+                xxhash below 4, so an environment of its own:
+                pip install 'datatrove[processing]' spacy
+    text_dedup  text_dedup.minhash as its command line runs it, one process. Its pins are of another
+                age, and it does not need them:
                 pip install --no-deps text-dedup && pip install datasets click-option-group fire
 """
 

@@ -73,7 +73,7 @@ def prepare(asked: Asked, folder: Path) -> dict[str, Any]:
     with (folder / _PAGES).open("wb") as html, (folder / _TRUTH).open("wb") as truth:
         for page in made:
             html.write(orjson.dumps(page.html) + b"\n")
-            truth.write(orjson.dumps(page.content) + b"\n")
+            truth.write(orjson.dumps([page.kind, page.content]) + b"\n")
     names = " ".join(Path(source).name for source in sources) or "descriptions of packages"
     return {
         "sources": names,
@@ -88,11 +88,11 @@ def _documents(sources: tuple[str, ...]) -> Iterator[tuple[str, bool]]:
 
 
 def _descriptions() -> Iterator[tuple[str, bool]]:
-    found = {}
+    found: dict[str, str] = {}
     for package in metadata.distributions():
-        fields = package.metadata
-        if fields and fields.get("Description-Content-Type", "").startswith("text/markdown"):
-            found[fields["Name"]] = str(fields.get_payload() or fields.get("Description") or "")
+        fields = package.metadata.json
+        if str(fields.get("description_content_type", "")).startswith("text/markdown"):
+            found[str(fields["name"])] = str(fields.get("description", ""))
     for name in sorted(found):
         yield found[name], True
 
@@ -101,22 +101,25 @@ def _gold(folder: Path) -> Iterator[pages.Page]:
     gold = json.loads((folder / _GOLD).read_text(encoding="utf-8"))
     for name, record in sorted(gold.items()):
         with gzip.open(folder / "html" / f"{name}.html.gz") as html:
-            yield pages.Page(html.read().decode("utf-8", "replace"), record["articleBody"])
+            text = html.read().decode("utf-8", "replace")
+        yield pages.Page(text, record["articleBody"], "article")
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path) -> list[Any]:
     with path.open("rb") as lines:
         return [orjson.loads(line) for line in lines]
 
 
 def judge(texts: Any, folder: Path) -> dict[str, Any]:
-    """F1 of the words of `texts`, a text for each page."""
-    truth = _lines(folder / _TRUTH)
-    scores = [
-        pages.f1(pages.words(found), pages.words(true))
-        for found, true in zip(texts, truth, strict=True)
-    ]
-    return {"f1": mean(scores), "empty": sum(not text.strip() for text in texts)}
+    """F1 of the words of `texts`, a text for each page: of all pages and of every kind."""
+    scores: dict[str, list[float]] = {}
+    for found, (kind, true) in zip(texts, _lines(folder / _TRUTH), strict=True):
+        scores.setdefault(kind, []).append(pages.f1(pages.words(found), pages.words(true)))
+    return {
+        "f1": mean(score for of_kind in scores.values() for score in of_kind),
+        "kinds": {kind: mean(scores[kind]) for kind in sorted(scores)},
+        "empty": sum(not text.strip() for text in texts),
+    }
 
 
 def trivium(folder: Path) -> Work:
@@ -158,7 +161,8 @@ def report(passes: Passes, facts: dict[str, Any]) -> Report:
     for name, turn in passes[0].items():
         cpu = seconds(passes, name)
         rate = spread([facts["pages"] / one for one in cpu])
-        rows.append([name, spread(cpu), rate, f"{turn.result['f1']:.4f}"])
+        scores = [turn.result["f1"], *turn.result["kinds"].values()]
+        rows.append([name, spread(cpu), rate, *(f"{score:.4f}" for score in scores)])
     peers = [name for name in PART.contestants if name != OURS and name in passes[0]]
     ratios = [
         Ratio(
@@ -171,7 +175,8 @@ def report(passes: Passes, facts: dict[str, Any]) -> Report:
         ours, theirs = (passes[0][name].result["f1"] for name in (OURS, PEER))
         if ours < theirs - WITHIN:
             failures.append(f"F1 {ours:.4f} MISSED: more than {WITHIN} below {theirs:.4f}")
-    return Report(["", "CPU s", "pages/CPU s", "F1"], rows, ratios, failures)
+    kinds = passes[0][OURS].result["kinds"]
+    return Report(["", "CPU s", "pages/CPU s", "F1", *kinds], rows, ratios, failures)
 
 
 PART = Part(

@@ -4,7 +4,8 @@ A document (Markdown, or lines of text) is rendered to HTML, and one of six fram
 it: an HTML5 blog, documentation with a table of contents, a news site, a wiki, a layout of tables,
 and next to nothing. What a frame says (menus, teasers, related pages) is made of the titles and
 sentences of other documents, so it is no fixed phrase. The truth is the text of the rendered
-document, read by the standard library's parser.
+document, read by the standard library's parser. Images are left out: whether the words that stand
+for one belong to the text is a matter of taste.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ from html.parser import HTMLParser
 from typing import NamedTuple
 
 _HEADING = re.compile(r"(?:[^\W\d]+ )?\d+(?:\.\d+)*\.? \S.{0,80}\Z")
+_IMAGE = re.compile(r"<img [^>]*>")
 _WORD = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]|\w+")
 _MENU = ("Home", "About", "Products", "Documentation", "Blog", "Community", "Careers", "Contact")
 _SMALL = ("Privacy policy", "Terms of use", "Cookies", "Imprint", "Accessibility", "Site map")
 
 
 class Page(NamedTuple):
-    """HTML, and the text of its main content."""
+    """HTML, the text of its main content, and what kind of page it is."""
 
     html: str
     content: str
+    kind: str
 
 
 def pages(documents: Sequence[str], markdown: Sequence[bool], seed: int) -> list[Page]:
@@ -37,15 +40,15 @@ def pages(documents: Sequence[str], markdown: Sequence[bool], seed: int) -> list
     render = MarkdownIt("commonmark", {"html": False}).enable("table").render
     chance = random.Random(seed)
     bodies = [
-        render(text) if is_markdown else paragraphs(text)
+        _IMAGE.sub("", render(text)) if is_markdown else paragraphs(text)
         for text, is_markdown in zip(documents, markdown, strict=True)
     ]
     texts = [text_of(body) for body in bodies]
     teasers = [teaser for text in texts for teaser in _sentences(text)]
     made = []
     for body, text in zip(bodies, texts, strict=True):
-        frame = _Frame(chance, teasers)
-        made.append(Page(chance.choice(FRAMES)(frame, body), text))
+        kind = chance.choice(list(FRAMES))
+        made.append(Page(FRAMES[kind](_Frame(chance, teasers), body), text, kind))
     return made
 
 
@@ -217,4 +220,11 @@ def _bare(frame: _Frame, body: str) -> str:
 <hr><address class="footer">{frame.small()}</address></body></html>"""
 
 
-FRAMES = (_blog, _documentation, _news, _wiki, _tables, _bare)
+FRAMES = {
+    "blog": _blog,
+    "documentation": _documentation,
+    "news": _news,
+    "wiki": _wiki,
+    "tables": _tables,
+    "bare": _bare,
+}
