@@ -92,12 +92,18 @@ class _Never(random.Random):
 
 
 def test_removals_are_right_where_one_of_the_cluster_stays(tmp_path):
-    np.save(tmp_path / "truth.npy", [0, 0, 0, 1, 2, 2])
-    judge = data_dedup.judge
-    assert judge([0, 3, 5], tmp_path) == {"removed": 3, "recall": 1.0, "precision": 1.0}
-    assert judge(range(6), tmp_path) == {"removed": 0, "recall": 0.0, "precision": 0.0}
-    # of two clusters all are removed, so one removal of each is wrong
-    assert judge([0, 1, 2], tmp_path) == {"removed": 3, "recall": 1 / 3, "precision": 1 / 3}
+    # clusters {0, 1, 2}, {3}, {4, 5}; the last one is Chinese
+    labels, unspaced = [0, 0, 0, 1, 2, 2], [False] * 4 + [True] * 2
+    np.savez(tmp_path / "truth.npz", labels=labels, unspaced=unspaced)
+
+    def judged(*kept: int) -> tuple[float, ...]:
+        return tuple(data_dedup.judge(kept, tmp_path).values())  # removed, recalls, precision
+
+    assert judged(0, 3, 5) == (3, 1, 1, 1, 1)
+    assert judged(*range(6)) == (0, 0, 0, 0, 0)
+    assert judged(2, 3, 4, 5) == (2, 2 / 3, 1, 0, 1)
+    # of two clusters all are removed: one removal of each is wrong
+    assert judged(0, 1, 2) == (3, 1 / 3, 0, 1, 1 / 3)
 
 
 def test_near_duplicates_of_a_tiny_corpus(tmp_path):
