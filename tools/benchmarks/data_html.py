@@ -5,9 +5,10 @@
 Pages are real documents in six kinds of frames (`pages.py`); what the frames enclose is the truth.
 `texts` are documents, Markdown if their file or their id ends in .md; or a clone of
 github.com/scrapinghub/article-extraction-benchmark, the folder that holds `ground-truth.json`:
-pages of news sites whose articles people copied out. With neither, the descriptions of the packages
-that are installed here, which are Markdown. F1 is of the words of a page, each as often as it is
-there, and the mean over pages.
+pages of news sites whose articles people copied out; or a folder of pages made by Sphinx, which
+marks the element that holds the content (Debian's python3-doc is one; its indices are left out).
+With none of these, the descriptions of the packages that are installed here, which are Markdown.
+F1 is of the words of a page, each as often as it is there, and the mean over pages.
 
 trafilatura runs as `extract(html)`, and once more with `fast=True`, which leaves out its fallbacks.
 """
@@ -53,6 +54,7 @@ LENGTHS = range(500, 60_000)  # characters of a document
 TOGETHER = 256  # pages of a batch
 
 _PAGES, _TRUTH, _GOLD = "pages.jsonl", "truth.jsonl", "ground-truth.json"
+_INDICES = ("genindex", "py-modindex", "search")  # names of pages of links
 _KNOWN = ("debian_handbook_26_languages.jsonl.gz", "openstax_biology_en.jsonl.gz")
 
 
@@ -60,8 +62,11 @@ def prepare(asked: Asked, folder: Path) -> dict[str, Any]:
     """Pages and the text of their content into `folder`."""
     known = tuple(str(SHARED / name) for name in _KNOWN if (SHARED / name).is_file())
     sources = asked.texts or known
+    found = sorted(Path(sources[0]).rglob("*.html")) if len(sources) == 1 else []
     if len(sources) == 1 and (Path(sources[0]) / _GOLD).is_file():
         made = list(_gold(Path(sources[0])))
+    elif found:
+        made = list(_marked(found[:: max(1, len(found) // MOST)]))
     else:
         given = list(_documents(sources) if sources else _descriptions())
         given = [one for one in given if len(one[0]) in LENGTHS]
@@ -103,6 +108,16 @@ def _gold(folder: Path) -> Iterator[pages.Page]:
         with gzip.open(folder / "html" / f"{name}.html.gz") as html:
             text = html.read().decode("utf-8", "replace")
         yield pages.Page(text, record["articleBody"], "article")
+
+
+def _marked(paths: list[Path]) -> Iterator[pages.Page]:
+    for path in paths:
+        if path.stem.startswith(_INDICES):
+            continue
+        html = path.read_text(encoding="utf-8", errors="replace")
+        content = pages.main_of(html)
+        if len(content) in LENGTHS:
+            yield pages.Page(html, content, "Sphinx")
 
 
 def _lines(path: Path) -> list[Any]:

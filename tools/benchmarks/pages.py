@@ -21,6 +21,9 @@ from typing import NamedTuple
 _HEADING = re.compile(r"(?:[^\W\d]+ )?\d+(?:\.\d+)*\.? \S.{0,80}\Z")
 _IMAGE = re.compile(r"<img [^>]*>")
 _WORD = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]|\w+")
+_INLINE = frozenset({"a", "abbr", "b", "cite", "code", "dfn", "em", "i", "kbd", "s", "samp"}) | {
+    *("small", "span", "strong", "sub", "sup", "u")
+}
 _MENU = ("Home", "About", "Products", "Documentation", "Blog", "Community", "Careers", "Contact")
 _SMALL = ("Privacy policy", "Terms of use", "Cookies", "Imprint", "Accessibility", "Site map")
 
@@ -77,6 +80,49 @@ class _Text(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.pieces.append(data)
+
+
+def main_of(html: str) -> str:
+    """Text of the element whose role is main, as Sphinx marks the content of its pages.
+
+    Empty where there is none. Scripts, styles and the marks that link to headings are left out.
+    """
+    reader = _Main()
+    reader.feed(html)
+    reader.close()
+    return "".join(reader.pieces).replace("¶", "")
+
+
+class _Main(HTMLParser):
+    """Elements of the name of the main one are counted to find its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[str] = []
+        self.name = ""
+        self.depth = 0
+        self.ended = False
+        self.silent = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if not self.name and ("role", "main") in attrs:
+            self.name = tag
+        self.depth += tag == self.name and not self.ended
+        self.silent = tag in ("script", "style")
+        if tag not in _INLINE:
+            self.pieces.append("\n" if self.depth else "")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == self.name and self.depth:
+            self.depth -= 1
+            self.ended = not self.depth
+        self.silent = False
+        if tag not in _INLINE:
+            self.pieces.append("\n" if self.depth else "")
+
+    def handle_data(self, data: str) -> None:
+        if self.depth and not self.silent:
+            self.pieces.append(data)
 
 
 def words(text: str) -> Counter[str]:
