@@ -59,8 +59,14 @@ EXTRAS = {
     "ray": RAY,
     # fused layers on NVIDIA GPUs
     "te": ["transformer-engine[pytorch]>=2.2"],
-    # the other engines that tests and benchmarks measure against
-    "parity": [*TRANSFORMERS, "accelerate>=1.1"],
+    # the other engines and libraries that tests and benchmarks measure against
+    "parity": [
+        *TRANSFORMERS,
+        "accelerate>=1.1",
+        "langdetect>=1.0.9",
+        "rensa>=0.5",
+        "trafilatura>=2.0",
+    ],
     # what `make test lint types` needs
     "dev": [
         *RAY,

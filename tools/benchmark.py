@@ -1,12 +1,18 @@
-"""What the engine costs: python tools/benchmark.py step|scaling [--config file.yaml] key=value ...
+"""What the engine and the data path cost: python tools/benchmark.py step|scaling|data key=value ...
 
     python tools/benchmark.py step                        # against a bare loop and HF Trainer
     python tools/benchmark.py step workload.threads=2
     python tools/benchmark.py scaling                     # two processes against one
+    python tools/benchmark.py data                        # every part of the data path
+    python tools/benchmark.py data parts='[minhash,dedup]' texts='[FILES]' out=FILE
 
 Every peer runs in a fresh process, in turn and then in the opposite order (A B C C B A), so that a
 machine that grows slower or faster touches all of them alike; ratios are taken pass by pass. Keys
 are the fields of `Benchmark` below and, under `workload`, of tools/benchmarks/workload.py.
+
+A part of `data` is a module tools/benchmarks/data_PART.py, which says what it measures and against
+whom; `python -m tools.benchmarks.data_PART key=value` runs it alone. Keys that are given here are
+passed on to it.
 """
 
 from __future__ import annotations
@@ -22,6 +28,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from trivium.data_pipeline.config_tree import load
 from trivium.data_pipeline.errors import InputError, fail_clean
@@ -32,6 +39,7 @@ sys.path.insert(0, str(ROOT))  # run by its path, this file does not see its own
 from tools.benchmarks.workload import Workload  # noqa: E402
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 2e-3}  # of losses between peers, relative
+PART = "data_"  # modules of tools/benchmarks that begin so are the parts of `data`
 # peer -> what it needs beyond Trivium
 PEERS = {"bare": "torch", "engine": "torch", "hugging_face": "transformers"}
 
@@ -41,6 +49,9 @@ class Benchmark:
     """What to compare, and how often."""
 
     passes: int = 4  # over all peers; every second one in the opposite order
+    parts: tuple[str, ...] = ()  # of `data`; empty: all of them
+    texts: tuple[str, ...] = ()  # documents for `data`; empty: each part's own
+    tiny: bool = False  # `data` on small inputs, to see that it works
     peers: tuple[str, ...] = ("bare", "engine", "hugging_face")  # of `step`
     out: str = ""  # JSON file for every measurement
     workload: Workload = field(default_factory=Workload)
@@ -145,6 +156,38 @@ def scaling(asked: Benchmark) -> Passes:
     return passes
 
 
+def data(asked: Benchmark) -> dict[str, Any]:
+    """Every part of the data path, or the parts that are named; what each wrote to its `out`.
+
+    None stands for a part that did not come to its end; the others are measured all the same.
+    """
+    folder = ROOT / "tools" / "benchmarks"
+    known = sorted(path.stem.removeprefix(PART) for path in folder.glob(f"{PART}*.py"))
+    unknown = [part for part in asked.parts if part not in known]
+    if unknown:
+        raise InputError(f"parts: no {unknown[0]!r}; known: {', '.join(known)}")
+    given = {
+        "passes": str(asked.passes),
+        "texts": f"[{', '.join(map(json.dumps, asked.texts))}]",
+        "tiny": str(asked.tiny).lower(),
+    }
+    default = Benchmark()
+    options = [
+        f"{key}={given[key]}" for key in given if getattr(asked, key) != getattr(default, key)
+    ]
+    found: dict[str, Any] = {}
+    for part in asked.parts or known:
+        print(f"\n## {part}\n", flush=True)
+        with tempfile.TemporaryDirectory() as out:
+            answer = Path(out, "part.json")
+            wanted = [f"out={answer}"] if asked.out else []
+            command = [sys.executable, "-m", f"tools.benchmarks.{PART}{part}", *options, *wanted]
+            ended = subprocess.run(command, cwd=ROOT).returncode == 0
+            written = answer.read_text(encoding="utf-8") if answer.exists() else "true"
+            found[part] = json.loads(written) if ended else None
+    return found
+
+
 def _passes(asked: Benchmark, runs: dict[str, Run]) -> Passes:
     """Every run once in each pass, every second pass backwards."""
     passes: Passes = []
@@ -199,15 +242,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("comparison", choices=["step", "scaling"])
+    parser.add_argument("comparison", choices=["step", "scaling", "data"])
     parser.add_argument("--config", help="YAML file of the same keys")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parsed = parser.parse_intermixed_args(arguments)
     asked = load(Benchmark, parsed.config, parsed.overrides)
-    passes = {"step": step, "scaling": scaling}[parsed.comparison](asked)
-    if asked.out:
+    measured: Any
+    if parsed.comparison == "data":
+        measured = data(asked)
+    else:
+        passes = {"step": step, "scaling": scaling}[parsed.comparison](asked)
         measured = [{name: asdict(one) for name, one in each.items()} for each in passes]
+    if asked.out:
         Path(asked.out).write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+    if parsed.comparison == "data" and (
+        broken := [part for part in measured if not measured[part]]
+    ):
+        raise InputError(f"no figures for {', '.join(broken)}: see what they said above")
 
 
 if __name__ == "__main__":
