@@ -155,9 +155,10 @@ def read_documents(
     """Every document of ``sources``, in a fixed order; documents without text are counted and left.
 
     A text file is one document, or with ``split_text="paragraphs"`` one per block between blank
-    lines. A JSON line is an object with its text under ``text_key``. Text that is not UTF-8, and
-    records that do not parse, raise InputError with the file and byte; or are skipped; or are read
-    with U+FFFD in place of bad bytes (``on_error``). ``counts`` says how many.
+    lines. A JSON line is an object with its text under ``text_key``, one string or a list of lines.
+    Text that is not UTF-8, and records that do not parse, raise InputError with the file and byte;
+    or are skipped; or are read with U+FFFD in place of bad bytes (``on_error``), and ``counts``
+    says how many.
     """
     reading = _Reading(text_key, split_text, on_error, counts or ReadCounts())
     for file in find_files(sources):
@@ -230,6 +231,8 @@ class _Reading:
 
     def _record(self, file: InputFile, where: str, id: str, record: Any) -> Iterator[Document]:
         text = record.get(self.text_key) if isinstance(record, dict) else None
+        if isinstance(text, list) and all(isinstance(line, str) for line in text):
+            text = "\n".join(text)
         if isinstance(text, str):
             yield Document(text, file.name, str(record.get("id", id)))
             return

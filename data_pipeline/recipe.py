@@ -42,8 +42,16 @@ class Source:
     # once (`epochs`). Weights are given for all sources or for none.
     weight: float | None = None
     epochs: float = 1.0
+    stages: tuple[StageChoice, ...] = ()  # that its documents go through before the recipe's
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "stages", expand(self.stages))
+        for choice in self.stages:
+            if hasattr(choice.value, "sketch"):  # dedup.whole.Whole
+                raise InputError(
+                    f"stages of {self.name}: {choice.name} compares the documents of all sources: "
+                    "name it in the stages of the recipe"
+                )
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise InputError(f"name {self.name!r}: a file name without folders")
         if not self.paths:
@@ -97,7 +105,7 @@ class Recipe:
             raise InputError(f"sources: {twice[0]!r} is named twice")
         weighted = [source.weight is not None for source in self.named_sources]
         if any(weighted) and not all(weighted):
-            raise InputError("sources: give a weight to all of them or to none")
+            raise InputError("sources: give a weight to all of them or none")
         if any(weighted) and self.temperature != 1:
             raise InputError("temperature: the weights of the sources are given already")
         if not self.temperature > 0:

@@ -26,7 +26,7 @@ from .dedup.whole import Sketches, Whole
 from .index import open_index
 from .parts import REJECTS, ArrowWriter, Part, cutting, pieces, plan_parts, stored_batches
 from .readers import Counts
-from .recipe import Recipe, StageChoice
+from .recipe import Recipe, Source, StageChoice
 from .report import Profile
 from .stages.stage import Stage
 from .stages.tally import Tally, run_stages, text_bytes
@@ -112,7 +112,7 @@ def refine(
         parts,
         [output / DOCUMENTS for output in outputs],
         [int(fact["bytes"]) for fact in facts[-1]],
-        _add_tallies([label for label, _ in labelled], facts, compared),
+        _add_tallies(recipe, facts, compared),
         counts,
         rejects,
         _add_profiles(parts, facts[-1]),
@@ -131,6 +131,11 @@ def label_stages(stages: Sequence[StageChoice]) -> list[Labelled]:
         label = choice.name if not before else f"{choice.name} ({before + 1})"
         labels.append((label, choice.value))
     return labels
+
+
+def label_source(source: Source) -> list[Labelled]:
+    """The stages of one source, by its name and theirs."""
+    return [(f"{source.name}: {label}", stage) for label, stage in label_stages(source.stages)]
 
 
 def _segments(stages: Sequence[Labelled]) -> list[tuple[list[Labelled], Labelled | None]]:
@@ -235,6 +240,7 @@ def refine_part(
     run: list[tuple[str, Stage]] = list(stages)
     counts = Counts()
     if part is not None:
+        run = [*label_source(part.source), *run]
         batches = part.read(counts, folder / REJECTS)
     else:
         assert last is not None
@@ -282,9 +288,10 @@ def keep_part(folder: Path, *, stage: Whole, sketch: str, decided: str) -> Facts
 
 
 def _add_tallies(
-    labels: Sequence[str], facts: Sequence[Sequence[Facts]], compared: Mapping[str, Compared]
+    recipe: Recipe, facts: Sequence[Sequence[Facts]], compared: Mapping[str, Compared]
 ) -> dict[str, Tally]:
-    total = {label: Tally() for label in labels}
+    labelled = [pair for source in recipe.named_sources for pair in label_source(source)]
+    total = {label: Tally() for label, _ in [*labelled, *label_stages(recipe.stages)]}
     for segment in facts:
         for fact in segment:
             for name, tally in fact["tallies"].items():

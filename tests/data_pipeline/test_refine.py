@@ -145,6 +145,29 @@ def test_stages_of_documents_and_of_the_corpus_take_turns(tmp_path):
     assert refined.tallies["pii"].changed == 1
 
 
+def test_a_source_has_stages_of_its_own(tmp_path):
+    (tmp_path / "a.jsonl").write_text(
+        '{"text": ["No.", "Two lines."]}\n{"text": "Longer, this one."}'
+    )
+    (tmp_path / "b.jsonl").write_text('{"text": "No."}\n')
+    (tmp_path / "recipe.yaml").write_text(
+        f"sources:\n  - {{name: a, paths: '{tmp_path}/a.jsonl', stages: [seed_rules: "
+        "{min_characters: 15, min_stop_word_fraction: 0.0}]}\n"
+        f"  - {{name: b, paths: '{tmp_path}/b.jsonl'}}\nstages: [normalize]\n"
+    )
+    recipe = load(Recipe, tmp_path / "recipe.yaml")
+    refined = refine(recipe, tmp_path / "work")
+    assert texts(refined) == ["Longer, this one.", "No."]
+    assert list(refined.tallies) == ["a: seed_rules", "normalize"]
+    assert refined.tallies["a: seed_rules"].dropped == {"too short": 1}
+    assert load(Recipe, written(tmp_path, dump_yaml(recipe))) == recipe
+
+
+def written(folder: Path, text: str) -> Path:
+    (folder / "written.yaml").write_text(text)
+    return folder / "written.yaml"
+
+
 @pytest.mark.parametrize("name", sorted(stage_classes()))
 def test_every_stage_can_be_spelled(name, corpus, tmp_path):
     """With all its parameters, as a recipe that is written out spells it."""
@@ -189,6 +212,9 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(corpus, tmp_path):
         ("sources=[{name: a, paths: x}, {name: a, paths: y}]", "'a' is named twice"),
         ("sources=[{name: a/b, paths: x}]", "a file name without folders"),
         ("part_bytes=-1", "0 or more"),
+        ("sources=[{name: a, paths: x, stages: [url_duplicates]}]", "in the stages of the recipe"),
+        ("sources=[{name: a, paths: x, weight: 1}, {name: b, paths: y}]", "to all of them or none"),
+        ("temperature=0", "above 0"),
     ],
 )
 def test_what_a_recipe_refuses(corpus, tmp_path, override, part):
