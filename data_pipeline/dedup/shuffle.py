@@ -23,8 +23,8 @@ ENTRY = np.dtype([("key", "<u8"), ("check", "<u8"), ("document", "<u8")])
 Entries = NDArray[np.void]
 
 _ROW_BITS = 32
-_RUN = 1 << 22  # entries: 96 MiB
-RANGE = 1 << 22  # entries of one range, on average
+_RUN = 1 << 20  # entries: 24 MiB
+RANGE = 1 << 20  # entries of one range, on average
 
 
 def document_numbers(part: int, rows: NDArray[np.uint64]) -> NDArray[np.uint64]:
