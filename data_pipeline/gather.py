@@ -1,4 +1,4 @@
-"""The loops over documents and tokens that make a batch, compiled by numba if it is there; else in numpy.
+"""The loops over documents and tokens that make a batch: compiled if numba is there, or in numpy.
 
 `copy_ranges` copies ranges of a stream of shuffled documents out of a shard. The stream is the
 documents ``documents[0], documents[1], ...`` end to end; document d is ``tokens[starts[d]:...]``,

@@ -21,7 +21,7 @@ def shuffled(count: int, *key: int | str) -> NDArray[np.uint32] | NDArray[np.int
     """A permutation of ``count`` numbers that depends on ``key`` alone."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     start = np.uint64(int.from_bytes(digest, "little"))
-    out = np.empty(count, np.uint32 if count < 2**32 else np.int64)
+    out: NDArray[Any] = np.empty(count, np.uint32 if count < 2**32 else np.int64)
     if count:
         sort_into(out, start)
     return out
@@ -59,7 +59,7 @@ def _sort(out: NDArray[Any], start: np.uint64) -> None:
     coarse = min(bits - 1, 11)
     fine = bits - coarse
     shift, left, right = np.uint64(64 - coarse), np.uint64(coarse), np.uint64(64 - fine)
-    firsts = np.zeros((1 << coarse) + 1, np.int64)
+    firsts: NDArray[Any] = np.zeros((1 << coarse) + 1, np.int64)
     for i in range(count):
         firsts[np.int64(_key(i, start) >> shift) + 1] += 1
     largest = firsts.max()
@@ -88,7 +88,8 @@ def _sort(out: NDArray[Any], start: np.uint64) -> None:
             sorted_numbers[counts[small]] = numbers[j]
             counts[small] += 1
         for j in range(1, last - first):
-            key, number, k = sorted_keys[j], sorted_numbers[j], j
+            k = int(j)
+            key, number = sorted_keys[j], sorted_numbers[j]
             while k > 0 and sorted_keys[k - 1] > key:
                 sorted_keys[k] = sorted_keys[k - 1]
                 sorted_numbers[k] = sorted_numbers[k - 1]

@@ -27,7 +27,7 @@ def test_an_epoch_of_both_sides_has_every_token():
 
 
 def test_lines_are_repeated_with_other_words(tmp_path: Path):
-    (tmp_path / "a.txt").write_text("one two three four five six seven eight nine ten " * 20)
+    (tmp_path / "a.txt").write_text(" ".join(f"word{n}" for n in range(150)))
     count, size = data_encode.write_lines((str(tmp_path / "a.txt"),), 0.005, tmp_path / "l.jsonl")
     texts = [json.loads(line)["text"] for line in (tmp_path / "l.jsonl").read_text().splitlines()]
     assert len(texts) == len(set(texts)) == count
