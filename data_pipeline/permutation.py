@@ -75,8 +75,8 @@ def _sort(out: NDArray[Any], start: np.uint64) -> None:
         places[bucket] = place + 1
     sorted_keys, sorted_numbers = np.empty(largest, np.uint64), np.empty(largest, out.dtype)
     counts = np.empty((1 << fine) + 1, np.int64)
-    for bucket in range(1 << coarse):
-        first, last = firsts[bucket], firsts[bucket + 1]
+    for part in range(1 << coarse):
+        first, last = firsts[part], firsts[part + 1]
         counts[:] = 0
         for j in range(first, last):
             counts[np.int64((keys[j] << left) >> right) + 1] += 1
