@@ -57,10 +57,11 @@ def document_hashes(shard: Shard) -> Hashes:
     """uint64 [D], from beside the shard if they are there and fit it, else computed and kept."""
     path = hash_path(shard.prefix)
     if path.is_file() and path.stat().st_size == _HEADER + 8 * shard.num_documents:
-        content = path.read_bytes()
-        tied_to = content[len(_MAGIC) : _HEADER].hex()
-        if content.startswith(_MAGIC) and tied_to == sha256_of(idx_path(shard.prefix)):
-            return np.frombuffer(content, "<u8", offset=_HEADER)
+        with open(path, "rb") as stream:
+            header = stream.read(_HEADER)
+            tied_to = header[len(_MAGIC) :].hex()
+            if header.startswith(_MAGIC) and tied_to == sha256_of(idx_path(shard.prefix)):
+                return np.fromfile(stream, "<u8")
     hashes = hash_documents(shard.tokens, shard.document_offsets)
     with suppress(InputError):  # a folder that may not be written to: computed again next time
         write_hashes(shard, hashes)
@@ -71,5 +72,5 @@ def shard_identity(shard: Shard, hashes: Hashes) -> str:
     """Hex sha256 of dtype and document hashes: equal means the same documents in the same order,
     wherever the files lie and whatever they are called."""
     digest = hashlib.sha256(f"{shard.dtype.name} {shard.num_documents}\n".encode())
-    digest.update(np.ascontiguousarray(hashes, "<u8").tobytes())
+    digest.update(np.ascontiguousarray(hashes, "<u8").data)
     return digest.hexdigest()

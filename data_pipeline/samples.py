@@ -10,10 +10,9 @@ or file names. Four steps, each of them closed form or one cached sort, make any
    2, ..., are one endless stream of T tokens an epoch. The sample slots that start in epoch e, at
    multiples of S, are shuffled among themselves, and m is one of them. Every token is an input
    exactly once an epoch; the slot at the seam reads on into the next epoch.
-4. gather: tokens [slot S, slot S + S] are copied out of the mapped shards, all rows at once.
+4. gather: tokens [slot S, slot S + S] are copied out of the mapped shards (gather.py).
 
-Shuffles sort splitmix64 of a counter: no library's random generator, so no version of one, decides
-the order.
+Shuffles (permutation.py) depend on no library's random generator, so on no version of one.
 """
 
 from __future__ import annotations
@@ -31,9 +30,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import gather
 from .blend import Blend
 from .content import Hashes, document_hashes, shard_identity
 from .errors import InputError
+from .permutation import shuffled
 from .shards import Shard, unigram_entropy
 
 SPLITS = ("train", "validation", "test")
@@ -144,26 +145,20 @@ class PackedSamples:
         n, S = len(wanted), self.sequence_length
         window = np.empty((n, S + 1), np.int64)
         starts = np.zeros((n, S + 1), np.int32)  # 1 where a document starts
-        which, within = self._blend.locate(wanted)
-        for number in np.unique(which):
-            rows = np.flatnonzero(which == number)
-            self._sources[number].read(within[rows], rows, window, starts)
-        starts[:, 0] = 0
-        masked = self.document_mask
-        position = np.arange(S)
-        positions = (
-            position - np.maximum.accumulate(np.where(starts[:, :S] > 0, position, 0), axis=1)
-            if masked
-            else np.broadcast_to(position, (n, S)).copy()
-        )
+        if len(self._sources) == 1:
+            self._sources[0].read(wanted, np.arange(n), window, starts)
+        else:
+            which, within = self._blend.locate(wanted)
+            for number in np.unique(which):
+                rows = np.flatnonzero(which == number)
+                self._sources[number].read(within[rows], rows, window, starts)
+        document_ids, positions, loss_mask = gather.finish(starts, self.document_mask)
         return {
             "tokens": window[:, :S],
             "labels": window[:, 1:],
-            "loss_mask": (
-                (starts[:, 1:] == 0).astype(np.float32) if masked else np.ones((n, S), np.float32)
-            ),
+            "loss_mask": loss_mask,
             "position_ids": positions,
-            "document_ids": np.cumsum(starts[:, :S], axis=1, dtype=np.int32),
+            "document_ids": document_ids,
         }
 
 
@@ -184,28 +179,11 @@ def split_of(hashes: Hashes, fractions: tuple[float, float, float]) -> NDArray[n
     total = sum(fractions)
     inner = np.cumsum(fractions)[:2] / total * 2.0**64
     edges = np.array([min(int(edge), 2**64 - 1) for edge in inner], np.uint64)
-    found = np.searchsorted(edges, hashes, side="right").astype(np.int8)
+    found = (hashes >= edges[0]).astype(np.int8)
+    found += hashes >= edges[1]
     # a fraction of 0 leaves an empty interval; at the very end, rounding could fill it
     last = max(i for i, fraction in enumerate(fractions) if fraction > 0)
     return np.minimum(found, np.int8(last))
-
-
-def shuffled(count: int, *key: int | str) -> NDArray[np.uint32] | NDArray[np.int64]:
-    """A permutation of ``count`` numbers that depends on ``key`` alone.
-
-    Sorts splitmix64(start + i * odd), a bijection of i on 64 bits, so there are no ties.
-    """
-    seed = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    x = np.arange(1, count + 1, dtype=np.uint64)
-    x *= np.uint64(0x9E3779B97F4A7C15)
-    x += np.uint64(int.from_bytes(seed, "little"))
-    x ^= x >> np.uint64(30)
-    x *= np.uint64(0xBF58476D1CE4E5B9)
-    x ^= x >> np.uint64(27)
-    x *= np.uint64(0x94D049BB133111EB)
-    x ^= x >> np.uint64(31)
-    order = np.argsort(x)
-    return order.astype(np.uint32) if count < 2**32 else order
 
 
 @dataclass(frozen=True)
@@ -235,10 +213,16 @@ class _Source:
         self.identity = shard_identity(self.shard, hashes)
         offsets = self.shard.document_offsets
         lengths = np.diff(offsets)
-        mine = (split_of(hashes, fractions) == SPLITS.index(split)) & (lengths > 0)
-        self.starts: Ints = offsets[:-1][mine]
-        self.lengths: Ints = lengths[mine]
-        self.num_tokens = int(self.lengths.sum())
+        mine = lengths > 0
+        if fractions[SPLITS.index(split)] < 1:
+            mine &= split_of(hashes, fractions) == SPLITS.index(split)
+        every = bool(mine.all())
+        self.starts: Ints = offsets[:-1] if every else offsets[:-1][mine]
+        lengths = lengths if every else lengths[mine]
+        self.num_tokens = int(lengths.sum())
+        if self.num_tokens < 2**31:  # faster to shuffle
+            lengths = lengths.astype(np.int32)
+        self.lengths: NDArray[np.integer[Any]] = lengths
         self._cache: dict[int, _Epoch] = {}
         self._lock = Lock()
         if self.num_tokens <= sequence_length:
@@ -252,63 +236,43 @@ class _Source:
 
     def read(self, numbers: Ints, rows: Ints, window: Ints, starts: NDArray[np.int32]) -> None:
         """Fill ``window`` and ``starts`` [rows, S + 1] with samples ``numbers`` of this source."""
-        S, T = self.sequence_length, self.num_tokens
-        slots = np.empty_like(numbers)
         epochs = self._epoch_of_slot(numbers)  # samples keep to their epoch: same count of slots
-        for epoch in np.unique(epochs):
-            at = epochs == epoch
-            shuffle = self._epoch(int(epoch))
-            slots[at] = shuffle.first_slot + shuffle.slots[numbers[at] - shuffle.first_slot]
-        begin = slots * S - epochs * T
-        length = np.minimum(S + 1, T - begin)
-        across = np.flatnonzero(length < S + 1)  # these read on into the next epoch
-        pieces = (
-            np.concatenate([epochs, epochs[across] + 1]),
-            np.concatenate([rows, rows[across]]) * (S + 1),
-            np.concatenate([begin, np.zeros(len(across), np.int64)]),
-            np.concatenate([length, S + 1 - length[across]]),
-        )
-        pieces[1][len(rows) :] += length[across]
-        for epoch in np.unique(pieces[0]):
-            at = pieces[0] == epoch
-            into, begin, length = (part[at] for part in pieces[1:])
-            self._copy(self._epoch(int(epoch)), into, begin, length, window, starts)
+        present = sorted(set(epochs.tolist()))
+        for epoch in present:
+            if len(present) == 1:
+                self._read(epoch, numbers, rows, window, starts)
+            else:
+                at = epochs == epoch
+                self._read(epoch, numbers[at], rows[at], window, starts)
+
+    def _read(
+        self, number: int, numbers: Ints, rows: Ints, window: Ints, starts: NDArray[np.int32]
+    ) -> None:
+        """The samples that start in epoch ``number``."""
+        S = self.sequence_length
+        epoch = self._epoch(number)
+        slots = epoch.first_slot + epoch.slots[numbers - epoch.first_slot].astype(np.int64)
+        begin, into = slots * S - number * self.num_tokens, rows * (S + 1)
+        left = self.num_tokens - begin
+        self._copy(epoch, begin, np.minimum(left, S + 1), into, window, starts)
+        if left.min() <= S:  # these read on into the next epoch
+            across = np.flatnonzero(left <= S)
+            rest, into = S + 1 - left[across], into[across] + left[across]
+            self._copy(self._epoch(number + 1), np.zeros_like(rest), rest, into, window, starts)
 
     def _copy(
         self,
         epoch: _Epoch,
-        into: Ints,
         begin: Ints,
         length: Ints,
+        into: Ints,
         window: Ints,
         starts: NDArray[np.int32],
     ) -> None:
-        """Copy stream ranges [begin, begin + length) of ``epoch`` to flat places ``into``."""
-        first = np.searchsorted(epoch.ends, begin, side="right")
-        last = np.searchsorted(epoch.ends, begin + length - 1, side="right")
-        touched = last - first + 1
-        # One segment for each document that a range touches.
-        range_of = np.repeat(np.arange(len(begin)), touched)
-        place = first[range_of] + _count_up(touched)
-        document = epoch.documents[place]
-        stream_start = epoch.ends[place] - self.lengths[document]
-        seg_begin = np.maximum(begin[range_of], stream_start)
-        seg_end = np.minimum(begin[range_of] + length[range_of], epoch.ends[place])
-        seg_length = seg_end - seg_begin
-        seg_into = into[range_of] + seg_begin - begin[range_of]
-        seg_from = self.starts[document] + seg_begin - stream_start
-        starts.reshape(-1)[seg_into[seg_begin == stream_start]] = 1
-        target, tokens = window.reshape(-1), self.shard.tokens
-        if seg_length.sum() > 64 * len(seg_length):  # long segments: a copy each
-            for to, source, size in zip(
-                seg_into.tolist(), seg_from.tolist(), seg_length.tolist(), strict=True
-            ):
-                target[to : to + size] = tokens[source : source + size]
-        else:
-            along = _count_up(seg_length)
-            target[np.repeat(seg_into, seg_length) + along] = tokens[
-                np.repeat(seg_from, seg_length) + along
-            ]
+        gather.copy_ranges(
+            self.shard.tokens, self.starts, epoch.documents, epoch.ends, begin, length, into,
+            window.reshape(-1), starts.reshape(-1),
+        )  # fmt: skip
 
     def _epoch_of_slot(self, slots: Ints) -> Ints:
         return slots * self.sequence_length // self.num_tokens
@@ -330,16 +294,10 @@ class _Source:
         count = self._first_slot(number + 1) - first
         return _Epoch(
             documents=documents,
-            ends=np.cumsum(self.lengths[documents]),
+            ends=gather.stream_ends(self.lengths, documents),
             first_slot=first,
             slots=shuffled(count, *self.key, "slots", number),
         )
-
-
-def _count_up(lengths: Ints) -> Ints:
-    """0, 1, ..., l - 1 for each l, end to end."""
-    ends = np.cumsum(lengths)
-    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
 
 
 def _checked_fractions(fractions: Sequence[float]) -> tuple[float, float, float]:

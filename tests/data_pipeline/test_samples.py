@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from trivium.data_pipeline import gather, permutation
 from trivium.data_pipeline.content import document_hashes, hash_path
 from trivium.data_pipeline.errors import InputError
 from trivium.data_pipeline.samples import SPLITS, PackedSamples
@@ -278,3 +279,37 @@ def test_far_samples_cost_no_more(numbered):
 
 
 PINNED = [[7426, 7427, 7428], [6614, 6615, 6616], [3236, 3237, 3238]]
+
+
+def test_compiled_or_not_samples_are_the_same(make_shard, monkeypatch):
+    pytest.importorskip("numba")
+    chance = np.random.default_rng(7)
+    contents = [
+        chance.integers(0, 40_000, n).tolist()
+        for n in (*chance.integers(0, 30, 200), 900, *chance.integers(0, 5, 50))
+    ]
+    prefix = make_shard("both", contents)
+    wanted = np.concatenate([chance.integers(0, 2000, 300), [0, 1, 10**6]])
+    for length in (1, S, 700):
+        for mask in (False, True):
+            chosen = {"sequence_length": length, "document_mask": mask}
+            compiled = samples(prefix, **chosen).gather(wanted)
+            with monkeypatch.context() as patch:
+                patch.setattr(gather, "copy_ranges", gather.copy_in_numpy)
+                patch.setattr(gather, "stream_ends", gather.ends_in_numpy)
+                patch.setattr(gather, "finish", gather.finish_in_numpy)
+                patch.setattr(permutation, "sort_into", permutation.sort_in_numpy)
+                plain = samples(prefix, **chosen).gather(wanted)
+            for name, array in plain.items():
+                assert array.dtype == compiled[name].dtype
+                assert (array == compiled[name]).all(), name
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 7, 8, 31, 64, 1000, 4097, 70_000])
+def test_a_permutation_sorted_either_way(count, monkeypatch):
+    order = permutation.shuffled(count, 5, "key")
+    assert np.bincount(order, minlength=count).tolist() == [1] * count
+    monkeypatch.setattr(permutation, "sort_into", permutation.sort_in_numpy)
+    assert (permutation.shuffled(count, 5, "key") == order).all()
+    if count > 60:
+        assert (permutation.shuffled(count, 6, "key") != order).any()
