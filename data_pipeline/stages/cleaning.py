@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
+import numba as nb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -25,12 +27,12 @@ _PAGE = (
     r"<(?:!doctype\s+html|html|head|body)[\s>]"
 )
 _HTML_MIME = r"(?i)^\s*(?:text/html|application/xhtml\+xml)\s*(?:;|$)"
-_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
 # Elements that cannot hold others, or that the next of their kind closes.
 _FLAT = frozenset(
     {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source"}
     | {"track", "wbr", "p", "li", "dt", "dd", "tr", "td", "th", "option", "thead", "tbody", "tfoot"}
 )
+_FLAT_KEYS = np.array([int.from_bytes(name.encode(), "big") for name in sorted(_FLAT)], np.uint64)
 
 
 @dataclass(frozen=True)
@@ -105,11 +107,39 @@ class HtmlToText:
 
 def _depth(html: str) -> int:
     """An upper estimate of how deep elements lie inside one another."""
-    depth = deepest = 0
-    for closing, name in _TAG.findall(html):
-        if name.lower() not in _FLAT:
-            depth = max(0, depth - 1) if closing else depth + 1
-            deepest = max(deepest, depth)
+    return int(_deepest(np.frombuffer(html.encode(), np.uint8), _FLAT_KEYS))
+
+
+@nb.njit(cache=True, nogil=True)
+def _deepest(data, flat):  # type: ignore[no-untyped-def]
+    """Tags that open less tags that close, elements in `flat` aside; at the deepest place."""
+    depth = deepest = at = 0
+    while at < len(data) - 1:
+        if data[at] != 0x3C:  # <
+            at += 1
+            continue
+        at += 1
+        closing = data[at] == 0x2F  # /
+        at += closing
+        key, size = np.uint64(0), 0
+        while at < len(data):
+            low = data[at] | 0x20
+            letter, digit = 0x61 <= low <= 0x7A, 0x30 <= data[at] <= 0x39
+            if not (letter or (digit and size)):
+                break
+            key = (key << np.uint64(8)) | np.uint64(low if letter else data[at])
+            size += 1
+            at += 1
+        if size == 0:
+            continue
+        if size <= 8:
+            found = False
+            for other in flat:
+                found |= other == key
+            if found:
+                continue
+        depth = max(0, depth - 1) if closing else depth + 1
+        deepest = max(deepest, depth)
     return deepest
 
 

@@ -40,7 +40,7 @@ class LanguageId:
     # code -> lowest score that is kept; empty: every language stays
     languages: dict[str, float] = field(default_factory=dict)
     # characters asked per document
-    sample_chars: int = 1500
+    sample_chars: int = 450
     # characters without white space below which no language is given
     min_chars: int = 20
     # what becomes of texts too short to tell, where `languages` names any
