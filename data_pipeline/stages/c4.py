@@ -36,13 +36,14 @@ _CURLY_BRACKET, _LOREM_IPSUM = 1, 2
 class C4Rules:
     """Keeps lines that are sentences, and texts with enough of them.
 
-    A line stays if it ends with a terminal mark of any script (in Thai and Lao, which have none,
-    with a letter) or a quotation mark after which no sentence need follow, not with an ellipsis;
-    has `min_line_words` words (`words.py`) of at most `max_word_length`; and names neither
-    JavaScript nor a policy. A curly bracket or "lorem ipsum" in a line that is otherwise a
-    sentence drops the document. Sentences are counted by the marks that end them.
+    A line stays if it ends with `.`, `?`, `!`, `"` or `'` but not `...`, or with a terminal mark of
+    another script, quoted or not (in Thai and Lao, which have none, with a letter); has
+    `min_line_words` words (`words.py`) of at most `max_word_length`; and names neither JavaScript
+    nor a policy. A curly bracket or "lorem ipsum" in a line that is otherwise a sentence drops the
+    document.
     """
 
+    require_terminal_mark: bool = True  # of a line; FineWeb's pipeline keeps lines without
     min_line_words: int = 3
     max_word_length: int = 1000  # characters
     min_sentences: int = 5  # in the lines that stay
@@ -80,7 +81,7 @@ class C4Rules:
             texts.data,
             (lines.of, lines.start, lines.end),
             character_table().classes,
-            (self.min_line_words, self.max_word_length),
+            (self.require_terminal_mark, self.min_line_words, self.max_word_length),
             (np.frombuffer(b"".join(phrases), np.uint8), ends, firsts),
             self.remove_citations,
             kept,
@@ -306,7 +307,7 @@ def _keep_lines(  # type: ignore[no-untyped-def]
     data, lines, classes, limits, phrases, citations, kept, offsets, fault
 ):
     of, start, end = lines
-    min_words, max_length = limits
+    marked, min_words, max_length = limits
     text, ends, firsts = phrases
     out = 0
     for d in range(len(of) - 1):
@@ -317,7 +318,7 @@ def _keep_lines(  # type: ignore[no-untyped-def]
             # the line is written behind what is kept, and stays if it is good
             a = out + (1 if out > first else 0)
             b = _copy_line(data, start[n], end[n], citations, kept, a)
-            if not _ends_sentence(kept, a, b, classes):
+            if marked and not _ends_sentence(kept, a, b, classes):
                 continue
             if not _has_words(data, start[n], end[n], classes, min_words, max_length):
                 continue

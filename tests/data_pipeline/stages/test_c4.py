@@ -100,6 +100,16 @@ def test_citations_go(line: str, kept: str | None):
     assert as_it_was == f"{FIVE}\n{line}.\n{FIVE}"
 
 
+def test_lines_without_a_mark_may_stay():
+    rules = C4Rules(require_terminal_mark=False)
+    assert judge(f"{FIVE}\nThree words here\nTwo words", rules) == (
+        f"{FIVE}\nThree words here",
+        None,
+    )
+    assert judge("\n".join(["Three words here"] * 5), rules)[1] is None
+    assert judge("\n".join(["Three words here"] * 4), rules)[1] == "too few sentences"
+
+
 def test_bad_words_come_from_a_file(tmp_path: Path):
     path = tmp_path / "bad.txt"
     path.write_text("# a list\n\nugly\nvery rude\n")
