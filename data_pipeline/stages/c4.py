@@ -7,7 +7,6 @@ sentences left is dropped. The order of the checks on a line is that of the refe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numba as nb
 import numpy as np
@@ -37,18 +36,17 @@ _CURLY_BRACKET, _LOREM_IPSUM = 1, 2
 class C4Rules:
     """Keeps lines that are sentences, and texts with enough of them.
 
-    A line stays if it ends with a terminal mark of any script (in Thai and Lao, which have none,
-    with a letter) or a quotation mark after which no sentence need follow, not with an ellipsis;
-    has `min_line_words` words (`words.py`) of at most `max_word_length`; and names neither
-    JavaScript nor a policy. A curly bracket or "lorem ipsum" in a line that is otherwise a
-    sentence drops the document. Sentences are counted by the marks that end them.
+    A line stays if it ends with `.`, `?`, `!`, `"` or `'` but not `...`, or with a terminal mark of
+    another script, quoted or not (in Thai and Lao, which have none, with a letter); has
+    `min_line_words` words (`words.py`) of at most `max_word_length`; and names neither JavaScript
+    nor a policy. A curly bracket or "lorem ipsum" in a line that is otherwise a sentence drops the
+    document.
     """
 
+    require_terminal_mark: bool = True  # of a line; FineWeb's pipeline keeps lines without
     min_line_words: int = 3
     max_word_length: int = 1000  # characters
     min_sentences: int = 5  # in the lines that stay
-    # what becomes of lines that end no sentence: FineWeb keeps them (arXiv 2406.17557, section 3.5)
-    unended_lines: Literal["drop", "keep"] = "drop"
     # What a sentence ends at: a token that is a terminal mark (`tokens.py`, where the full stop of
     # `U.S.` or `Mr.` is none), or such a mark before white space. tokens | whitespace
     sentences: Splitting = "tokens"
@@ -58,8 +56,6 @@ class C4Rules:
 
     def __post_init__(self) -> None:
         check_thresholds(self)
-        if self.unended_lines not in ("drop", "keep"):
-            raise InputError(f"unended_lines {self.unended_lines!r}: drop or keep")
         for text in self.policies:
             if not text or not text.isascii() or text != text.lower():
                 raise InputError(f"policies {text!r}: lower-case ASCII, one character or more")
@@ -85,7 +81,7 @@ class C4Rules:
             texts.data,
             (lines.of, lines.start, lines.end),
             character_table().classes,
-            (self.min_line_words, self.max_word_length, self.unended_lines == "drop"),
+            (self.require_terminal_mark, self.min_line_words, self.max_word_length),
             (np.frombuffer(b"".join(phrases), np.uint8), ends, firsts),
             self.remove_citations,
             kept,
@@ -311,7 +307,7 @@ def _keep_lines(  # type: ignore[no-untyped-def]
     data, lines, classes, limits, phrases, citations, kept, offsets, fault
 ):
     of, start, end = lines
-    min_words, max_length, only_ended = limits
+    marked, min_words, max_length = limits
     text, ends, firsts = phrases
     out = 0
     for d in range(len(of) - 1):
@@ -322,7 +318,7 @@ def _keep_lines(  # type: ignore[no-untyped-def]
             # the line is written behind what is kept, and stays if it is good
             a = out + (1 if out > first else 0)
             b = _copy_line(data, start[n], end[n], citations, kept, a)
-            if only_ended and not _ends_sentence(kept, a, b, classes):
+            if marked and not _ends_sentence(kept, a, b, classes):
                 continue
             if not _has_words(data, start[n], end[n], classes, min_words, max_length):
                 continue

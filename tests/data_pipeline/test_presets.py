@@ -66,7 +66,7 @@ def test_what_papers_set_apart():
         min_unique_line_fraction=0.3,
         min_stop_word_fraction=0.05,
     )
-    assert stages_of("fineweb")["c4_rules"] == C4Rules(unended_lines="keep")
+    assert stages_of("fineweb")["c4_rules"] == C4Rules(require_terminal_mark=False)
     assert stages_of("c4")["c4_rules"] == C4Rules(min_line_words=5, min_sentences=3)
 
 

@@ -77,18 +77,6 @@ def test_which_documents_stay(text: str, reason: str | None):
     assert judge(text)[1] == reason
 
 
-def test_lines_that_end_no_sentence_can_stay():
-    text = FIVE + "\nA heading without an end\nA line that goes on...\nToo short"
-    [kept] = C4Rules()(batch([text])).documents.column("text").to_pylist()
-    assert kept == FIVE
-    loose = C4Rules(unended_lines="keep")
-    [kept] = loose(batch([text])).documents.column("text").to_pylist()
-    assert kept == text.removesuffix("\nToo short")
-    verdict = loose(batch(["This one line mentions javascript\n" + FIVE, "It holds { a bracket"]))
-    assert verdict.documents.column("text").to_pylist()[0] == FIVE
-    assert verdict.reasons.to_pylist() == [None, "curly bracket"]
-
-
 def test_sentences_by_marks():
     text = "It is one. It is two... It is three?! It is four. ... It is five."
     assert judge(text, C4Rules(sentences="whitespace"))[1] is None
@@ -112,6 +100,16 @@ def test_citations_go(line: str, kept: str | None):
     assert as_it_was == f"{FIVE}\n{line}.\n{FIVE}"
 
 
+def test_lines_without_a_mark_may_stay():
+    rules = C4Rules(require_terminal_mark=False)
+    assert judge(f"{FIVE}\nThree words here\nTwo words", rules) == (
+        f"{FIVE}\nThree words here",
+        None,
+    )
+    assert judge("\n".join(["Three words here"] * 5), rules)[1] is None
+    assert judge("\n".join(["Three words here"] * 4), rules)[1] == "too few sentences"
+
+
 def test_bad_words_come_from_a_file(tmp_path: Path):
     path = tmp_path / "bad.txt"
     path.write_text("# a list\n\nugly\nvery rude\n")
@@ -126,7 +124,6 @@ def test_bad_words_come_from_a_file(tmp_path: Path):
     ("limits", "message"),
     [
         ({"min_sentences": -1}, "min_sentences -1: 0 or more"),
-        ({"unended_lines": "mark"}, "unended_lines 'mark': drop or keep"),
         ({"policies": ("Upper",)}, "policies 'Upper': lower-case ASCII"),
         ({"policies": ("x",) * 61}, "61 of them, 60 at most"),
         ({"bad_words": "no such file"}, "no such file: cannot be read"),
