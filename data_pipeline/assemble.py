@@ -11,8 +11,8 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +28,7 @@ from .shards import Shard, ShardWriter, bin_path, idx_path, token_dtype, write_i
 from .stages.stage import Texts
 from .stages.tally import text_bytes
 from .tasks import Facts, Runner, Task
-from .tokenizer import load_tokenizer
+from .tokenizer import Tokenizer, load_tokenizer
 
 SAMPLE = "sample.arrow"
 _PART = "part"
@@ -118,19 +118,24 @@ def encode(
     names: Sequence[str],
     files: Sequence[Path],
     sizes: Sequence[int],
-    tokenizer: Path,
+    tokenizer: Tokenizer,
     append_eod: bool,
     fast: Fast,
     out: Path,
 ) -> list[Encoded]:
     """The shard of every source, in order; names[i] is the source of files[i].
 
+    The files of `tokenizer` are in `out`/tokenizer.
     A source without a document has none. Which encoder is used is settled here, on the first
     documents, for all tasks.
     """
-    loaded = load_tokenizer(tokenizer)
-    choice = Encoder(loaded, append_eod, fast).settle(_first_texts(files))
-    arguments = {"tokenizer": str(tokenizer), "append_eod": append_eod, "choice": choice}
+    encoder = Encoder(tokenizer, append_eod, fast)
+    choice = encoder.settle(_first_texts(files))
+    arguments: dict[str, Any] = {
+        "tokenizer": str(out / "tokenizer"), "append_eod": append_eod, "choice": choice,
+    }  # fmt: skip
+    _encoders.clear()
+    _encoders[tuple(arguments.values())] = encoder  # for tasks that this process does itself
     encoding = [
         Task(
             out / "encoded" / f"{number:05d}",
@@ -152,7 +157,7 @@ def encode(
             {
                 "name": name,
                 "parts": [str(encoding[number].output) for number in numbers],
-                "vocab_size": loaded.vocab_size,
+                "vocab_size": tokenizer.vocab_size,
             },
             sum(facts[number]["tokens"] for number in numbers),
         )
@@ -241,8 +246,14 @@ def _first_texts(files: Sequence[Path]) -> list[str]:
     return []
 
 
-@lru_cache(maxsize=1)
+_encoders: dict[Any, Encoder] = {}
+
+
 def _encoder(tokenizer: str, append_eod: bool, choice: Choice) -> Encoder:
-    """Once a process."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    return Encoder(load_tokenizer(tokenizer), append_eod, choice=choice)
+    """Made once a process."""
+    key = (tokenizer, append_eod, choice)
+    if key not in _encoders:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        _encoders.clear()
+        _encoders[key] = Encoder(load_tokenizer(tokenizer), append_eod, choice=choice)
+    return _encoders[key]

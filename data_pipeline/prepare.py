@@ -55,19 +55,22 @@ def prepare_corpus(
     """
     out = Path(out_dir)
     with exclusive(out / ".lock"):
-        inputs, size = _inputs(recipe)
+        given = None if recipe.trains_tokenizer else load_tokenizer(recipe.tokenizer)
+        inputs, size = _inputs(recipe, given)
         ready = _ready(out, inputs)
         if ready is not None:
             return ready
         with executor_for(recipe.executor, recipe.workers) as executor:
             run = Runner(executor, progress)
-            manifest = _prepare(recipe, inputs, size, out, run)
+            manifest = _prepare(recipe, given, inputs, size, out, run)
         if not recipe.keep_work:
             shutil.rmtree(out / ".work", ignore_errors=True)
         return manifest
 
 
-def _prepare(recipe: Recipe, inputs: str, size: int, out: Path, run: Runner) -> Manifest:
+def _prepare(
+    recipe: Recipe, given: Tokenizer | None, inputs: str, size: int, out: Path, run: Runner
+) -> Manifest:
     began = time.monotonic()
     work = out / ".work" / inputs[:16]
     with storage_errors(work):
@@ -77,14 +80,14 @@ def _prepare(recipe: Recipe, inputs: str, size: int, out: Path, run: Runner) -> 
         work.mkdir(parents=True, exist_ok=True)
     refined = refine(recipe, work, run, part_bytes=_planned(recipe, size, work))
     _require_documents(recipe, refined)
-    tokenizer = _tokenizer(recipe, refined, work, run)
+    tokenizer = _tokenizer(recipe, given, refined, work, run)
     names = [part.source.name for part in refined.parts]
     shards = encode(
         run,
         names,
         refined.files,
         refined.sizes,
-        work / "tokenizer",
+        tokenizer,
         recipe.append_eod,
         recipe.fast_encoder,
         work,
@@ -103,7 +106,7 @@ def _prepare(recipe: Recipe, inputs: str, size: int, out: Path, run: Runner) -> 
 # --- What the result depends on ------------------------------------------------
 
 
-def _inputs(recipe: Recipe) -> tuple[str, int]:
+def _inputs(recipe: Recipe, tokenizer: Tokenizer | None) -> tuple[str, int]:
     """Hex sha256 of all that decides the result, and bytes of the files to read."""
     listing = [describe_files(source.paths) for source in recipe.named_sources]
     decides: dict[str, Any] = {
@@ -116,8 +119,8 @@ def _inputs(recipe: Recipe) -> tuple[str, int]:
         ],
         "earlier": [sha256_of(_manifest_of(folder)) for folder in recipe.earlier],
     }
-    if not recipe.trains_tokenizer:
-        decides["tokenizer"] = load_tokenizer(recipe.tokenizer).fingerprint
+    if tokenizer is not None:
+        decides["tokenizer"] = tokenizer.fingerprint
     canonical = json.dumps(decides, sort_keys=True).encode()
     return hashlib.sha256(canonical).hexdigest(), sum(file[1] for one in listing for file in one)
 
@@ -163,13 +166,15 @@ def _require_documents(recipe: Recipe, refined: Refined) -> None:
 # --- Tokenizer -----------------------------------------------------------------
 
 
-def _tokenizer(recipe: Recipe, refined: Refined, work: Path, run: Runner) -> Tokenizer:
+def _tokenizer(
+    recipe: Recipe, given: Tokenizer | None, refined: Refined, work: Path, run: Runner
+) -> Tokenizer:
     """The tokenizer of the recipe, its files in `work`/tokenizer."""
     folder = work / "tokenizer"
     if (folder / "done").is_file():
-        return load_tokenizer(folder)
-    if not recipe.trains_tokenizer:
-        tokenizer = load_tokenizer(recipe.tokenizer)
+        return given or load_tokenizer(folder)
+    if given is not None:
+        tokenizer = given
     else:
         documents = [
             Document(text, "", "")

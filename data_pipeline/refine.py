@@ -30,7 +30,7 @@ from .recipe import Recipe, Source, StageChoice
 from .report import Profile
 from .stages.stage import Stage
 from .stages.tally import Tally, run_stages, text_bytes
-from .tasks import Facts, Runner, Task
+from .tasks import Facts, Runner, Task, read_facts
 
 DOCUMENTS = "documents.arrow"
 INDEX = "index"
@@ -84,6 +84,8 @@ def refine(
     compared: dict[str, Compared] = {}
     last: Labelled | None = None
     outputs: list[Path] = []
+    if not labelled and all(part.piece and not part.source.stages for part in parts):
+        return _as_read(recipe, parts, counts, rejects)
     for number, (stages, whole) in enumerate(segments):
         outputs = [folder / f"{number:02d}-documents" / f"{p:05d}" for p in range(len(parts))]
         settings = {"stages": stages, "whole": whole, "last": last}
@@ -117,6 +119,19 @@ def refine(
         rejects,
         _add_profiles(parts, facts[-1]),
         compared,
+    )
+
+
+def _as_read(
+    recipe: Recipe, parts: list[Part], counts: dict[str, Counts], rejects: list[Path]
+) -> Refined:
+    """Of a recipe without stages, where every file was cut: its pieces are the documents."""
+    files = [Path(part.piece) for part in parts]
+    profiles = [{"profile": read_facts(file.parent)["profiles"][file.name]} for file in files]
+    sizes = [part.size for part in parts]
+    tallies = _add_tallies(recipe, [], {})
+    return Refined(
+        parts, files, sizes, tallies, counts, rejects, _add_profiles(parts, profiles), {}
     )
 
 
