@@ -58,12 +58,19 @@ def sync_file(stream: IO[bytes]) -> None:
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write ``content`` as ``path``, whole or not at all."""
+    with appearing(path) as stream:
+        stream.write(content)
+
+
+@contextmanager
+def appearing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write, which is there as ``path`` when the context ends; not where it fails."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, "wb") as stream:
-                stream.write(content)
+                yield stream
                 sync_file(stream)
             os.replace(temporary, path)
         finally:
