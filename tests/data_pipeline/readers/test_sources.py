@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.data_pipeline.readers.files import (
@@ -74,3 +77,15 @@ def test_sources_of_this_machine_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown kind"):
         rows_of([tmp_path / "a.bin"])
     assert {source.kind for source in find_sources(["python-docs"])} == {"documents"}
+
+
+def test_names_that_are_not_utf8_and_control_characters_are_shown_as_escapes(
+    tmp_path: Path,
+) -> None:
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\x1b[31m.parquet")
+    with open(name, "wb") as stream:
+        pq.write_table(pa.table({"text": ["a"]}), stream)
+    assert [row["source"][-14:] for row in rows_of([name])] == ["\ufffd\x1b[31m.parquet"]
+    with pytest.raises(InputError) as caught:
+        rows_of([name], text_column="body", on_error="fail")
+    assert r"\udcff\x1b[31m.parquet, schema: no column" in str(caught.value)
