@@ -15,7 +15,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
@@ -143,7 +143,9 @@ def _build(cls: type[T], tree: Mapping[str, Any], place: _Place) -> T:
         nested = _dataclass_in(hints[field.name])
         if field.name not in tree:
             if field.default is field.default_factory is dataclasses.MISSING:
-                raise here.error(f"is required; set {here.key}=value")
+                listed = any(name.isdecimal() for name in here.key.split("."))
+                how = f"add {field.name}: value" if listed else f"set {here.key}=value"
+                raise here.error(f"is required; {how}")
         elif nested is not None and isinstance(tree[field.name], dict):
             values[field.name] = _build(nested, tree[field.name], here)
         else:
@@ -205,6 +207,9 @@ def _convert(annotation: Any, value: Any, place: _Place) -> Any:
     if types.NoneType in members and value is None:
         return None
     candidates = [member for member in members if member is not types.NoneType]
+    section = _dataclass_in(annotation)
+    if isinstance(value, Mapping) and section is not None:  # what is wrong in it is said there
+        return _convert_one(section, value, place)
     for member in candidates[:-1]:
         try:
             return _convert(member, value, place)
@@ -258,11 +263,10 @@ def _one_of(kind: type[OneOf], value: Any, place: _Place) -> OneOf:
     here, keys = place.under(name), _fields(known[name])
     if settings is not None and not isinstance(settings, Mapping) and len(keys) == 1:
         settings = {keys[0]: settings}
-    try:
-        return kind(name, _build(known[name], _section(known[name], settings, here), here))
-    except InputError as error:  # of the dataclass itself, which does not know where it stands
-        message = str(error)
-        raise error if message.startswith(place.source) else here.error(message) from None
+    section = known[name]
+    return _placed(
+        here, lambda: kind(name, _build(section, _section(section, settings, here), here))
+    )
 
 
 def _convert_tuple(kind: Any, arguments: tuple[Any, ...], value: Any, place: _Place) -> Any:
@@ -292,7 +296,19 @@ def _texts(kind: Any) -> bool:
 def _convert_entry(item: Any, entry: Any, place: _Place) -> Any:
     """An entry of a list: overrides do not reach into it, so a section there is complete."""
     value, nested = _convert(item, entry, place), _dataclass_in(item)
-    return _build(nested, value, place) if nested and isinstance(value, dict) else value
+    if nested is None or not isinstance(value, dict):
+        return value
+    return _placed(place, lambda: _build(nested, value, place))
+
+
+def _placed(place: _Place, build: Callable[[], T]) -> T:
+    """What `build` gives; an error of a dataclass itself, which does not know where it stands, is
+    given its place."""
+    try:
+        return build()
+    except InputError as error:
+        message = str(error)
+        raise error if message.startswith(place.source) else place.error(message) from None
 
 
 _NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
@@ -305,6 +321,9 @@ def describe(annotation: Any) -> str:
         named = [describe(m) for m in members if m is not types.NoneType]
         return " or ".join(named + ["null"] * (types.NoneType in members))
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    section = _dataclass_in(annotation)
+    if section is not None:
+        return f"a section with the keys {', '.join(_fields(section))}"
     if isinstance(annotation, type) and issubclass(annotation, OneOf):
         return f"a name or {{name: {{key: value}}}} of: {', '.join(sorted(annotation.known()))}"
     if origin is Literal:

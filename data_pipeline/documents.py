@@ -8,19 +8,19 @@ are functions over this stream.
 from __future__ import annotations
 
 import glob
-import gzip
-import io
 import os
 import sysconfig
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
 from .errors import InputError
+from .records import Cut, Elements, lines
+from .unpack import PIECE, Damaged, unpacked
 
 OnError = Literal["fail", "skip", "replace"]
 SplitText = Literal["file", "paragraphs"]
@@ -30,7 +30,7 @@ PYTHON_DOCS = "python-docs"
 _TEXT = frozenset({".txt", ".md", ".rst", ".py"})
 _JSON = frozenset({".jsonl", ".json"})
 _COMPRESSED = frozenset({".gz", ".zst"})
-_CHUNK = 1 << 20
+_BOM = b"\xef\xbb\xbf"
 # Tests and generated tables are not prose or programs that anybody wrote to be read.
 _STDLIB_LEFT_OUT = frozenset(
     {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data"}
@@ -39,11 +39,12 @@ _STDLIB_LEFT_OUT = frozenset(
 
 
 class Document(NamedTuple):
-    """A text, the file it came from, and its name there (the record's id, or its position)."""
+    """A text, the file it came from, its name there (the record's id, or its position), its URL."""
 
     text: str
     source: str
     id: str
+    url: str | None = None
 
 
 @dataclass
@@ -144,23 +145,42 @@ def _python_docs() -> list[InputFile]:
     return found
 
 
+Rejected = Callable[[str, str, str], None]  # (file, where in it, what is wrong): counts or raises
+
+
 def read_documents(
     sources: Sequence[str],
     *,
     text_key: str = "text",
+    id_key: str = "id",
+    url_key: str = "url",
     split_text: SplitText = "file",
     on_error: OnError = "fail",
+    max_document_bytes: int = 1 << 30,
     counts: ReadCounts | None = None,
+    rejected: Rejected | None = None,
 ) -> Iterator[Document]:
     """Every document of ``sources``, in a fixed order; documents without text are counted and left.
 
     A text file is one document, or with ``split_text="paragraphs"`` one per block between blank
-    lines. A JSON line is an object with its text under ``text_key``, one string or a list of lines.
+    lines. A JSON line is an object with its text under ``text_key``, one string or a list of lines;
+    a file may also be one array of such objects. No file, block, line or element larger than
+    ``max_document_bytes`` is held in memory, or is a document.
+
     Text that is not UTF-8, and records that do not parse, raise InputError with the file and byte;
     or are skipped; or are read with U+FFFD in place of bad bytes (``on_error``), and ``counts``
-    says how many.
+    says how many. ``rejected``, where given, is called instead.
     """
-    reading = _Reading(text_key, split_text, on_error, counts or ReadCounts())
+    reading = _Reading(
+        text_key,
+        id_key,
+        url_key,
+        split_text,
+        on_error,
+        max_document_bytes,
+        counts or ReadCounts(),
+        rejected,
+    )
     for file in find_files(sources):
         yield from reading.documents(file)
 
@@ -168,20 +188,26 @@ def read_documents(
 @dataclass
 class _Reading:
     text_key: str
+    id_key: str
+    url_key: str
     split_text: SplitText
     on_error: OnError
+    limit: int
     counts: ReadCounts
+    rejected: Rejected | None
+    damaged: bool = False  # the file that is being read ended too early
 
     def documents(self, file: InputFile) -> Iterator[Document]:
         readers = {"text": self._text, "json": self._json, "topics": self._topics}
+        self.damaged = False
         for document in readers[file.kind](file):
             if not document.text or document.text.isspace():
                 self.counts.empty += 1
                 continue
             try:
                 self.counts.text_bytes += len(document.text.encode())
-            except UnicodeEncodeError:  # JSON can spell half a surrogate pair
-                self._bad(f"{file.name}, {document.id}: text holds a lone surrogate escape")
+            except UnicodeEncodeError:  # a record that a caller's parser let through
+                self._bad(file, document.id, "the text holds a lone surrogate")
                 continue
             self.counts.documents += 1
             yield document
@@ -194,70 +220,111 @@ class _Reading:
             yield Document(topics[name], file.name, name)
 
     def _text(self, file: InputFile) -> Iterator[Document]:
-        if self.split_text == "file":
-            text = self._decode(file, 0, b"".join(self._chunks(file)))
-            if text is not None:
-                yield Document(text.removeprefix("\ufeff"), file.name, "0")
+        if self.split_text == "paragraphs":
+            yield from self._paragraphs(file)
             return
-        block, start = list[bytes](), 0
-        number = 0
-        for offset, line in self._lines(file):
-            if line.strip():
-                start = start if block else offset
-                block.append(line)
-                continue
-            if block and (text := self._decode(file, start, b"".join(block))) is not None:
-                yield Document(text.removeprefix("\ufeff"), file.name, str(number))
-            number += bool(block)
-            block = []
-        if block and (text := self._decode(file, start, b"".join(block))) is not None:
+        held, size = list[bytes](), 0
+        for piece in self._pieces(file):
+            held.append(piece)
+            size += len(piece)
+            if size > self.limit:
+                self._large(file, "", f"more than {self.limit} bytes")
+                return
+        yield from self._block(file, 0, b"".join(held), 0)
+
+    def _paragraphs(self, file: InputFile) -> Iterator[Document]:
+        """One document a block; of one that is larger than the limit, nothing is kept."""
+        block, start, size, number = list[bytes](), 0, 0, 0
+        for line in chain(lines(self._pieces(file), self.limit), [None]):
+            if line is not None and (line.raw is None or line.raw.strip()):
+                start = start if size else line.offset
+                size += line.size
+                if line.raw is None or size > self.limit:
+                    block.clear()
+                else:
+                    block.append(line.raw)
+            elif size:
+                if size > self.limit:
+                    self._large(file, f"byte {start}", f"a block of {size} bytes")
+                else:
+                    yield from self._block(file, start, b"".join(block), number)
+                block, size, number = [], 0, number + 1
+
+    def _block(self, file: InputFile, start: int, raw: bytes, number: int) -> Iterator[Document]:
+        if self.damaged:  # the cut may have gone through a character
+            raw = raw[: _whole_characters(raw)]
+        text = self._decode(file, start, raw)
+        if text is not None:
             yield Document(text.removeprefix("\ufeff"), file.name, str(number))
 
     def _json(self, file: InputFile) -> Iterator[Document]:
-        lines = self._lines(file)
-        for number, (offset, line) in enumerate(lines, 1):
-            line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-            if not line.strip():
-                continue
-            if number == 1 and line.lstrip().startswith(b"["):  # one array, not a record a line
-                whole = line + b"".join(rest for _, rest in lines)
-                records = self._parse(file, 0, 1, whole)
-                for position, record in enumerate(records if isinstance(records, list) else []):
-                    yield from self._record(file, f"record {position}", str(position), record)
+        """The elements of an array where the file begins with one; else, and behind it, lines."""
+        pieces = self._pieces(file)
+        head = b""
+        for piece in pieces:
+            head += piece
+            if head.removeprefix(_BOM).strip() or len(head) > PIECE:
+                break
+        pieces = chain([head], pieces)
+        position, offset = 0, 0
+        if head.removeprefix(_BOM).lstrip().startswith(b"["):
+            elements = Elements(pieces, self.limit)
+            for position, cut in enumerate(elements, 1):
+                name = str(position - 1)
+                yield from self._cut(file, f"record {name}", name, cut, elements.open)
+            if elements.open and not self.damaged:
+                self._bad(
+                    file, f"record {max(position, 1) - 1}", "the array ends in it, without a ]"
+                )
+            pieces, offset = elements.rest, elements.offset
+        for number, cut in enumerate(lines(pieces, self.limit, offset), 1):
+            if number == 1 and cut.raw is not None:
+                cut = cut._replace(raw=cut.raw.removeprefix(_BOM))
+            if cut.raw is None or cut.raw.strip():
+                where = f"line {number}" + (" behind the array" if offset else "")
+                yield from self._cut(file, where, str(position + number), cut, self.damaged)
+
+    def _cut(
+        self, file: InputFile, where: str, id: str, cut: Cut, partial: bool
+    ) -> Iterator[Document]:
+        """The document of a record; a `partial` one, where it is whole after all."""
+        if cut.raw is None:
+            if not partial:
+                self._large(file, f"{where} (byte {cut.offset})", f"{cut.size} bytes")
+            return
+        try:
+            record = orjson.loads(cut.raw)
+        except ValueError as error:
+            if partial:
                 return
-            record = self._parse(file, offset, number, line)
-            if record is not None:
-                yield from self._record(file, f"line {number}", str(number), record)
+            text = self._decode(file, cut.offset, cut.raw)  # bad UTF-8 is reported as what it is
+            if text is None:
+                return
+            try:
+                record = orjson.loads(text)
+            except ValueError:
+                what = f"not valid JSON ({error}): mend the line or set on_error=skip"
+                self._bad(file, f"{where} (byte {cut.offset})", what)
+                return
+        yield from self._record(file, where, id, record)
 
     def _record(self, file: InputFile, where: str, id: str, record: Any) -> Iterator[Document]:
         text = record.get(self.text_key) if isinstance(record, dict) else None
         if isinstance(text, list) and all(isinstance(line, str) for line in text):
             text = "\n".join(text)
         if isinstance(text, str):
-            yield Document(text, file.name, str(record.get("id", id)))
+            named, url = record.get(self.id_key), record.get(self.url_key)
+            known = isinstance(named, (str, int, float)) and named != ""
+            url = url if isinstance(url, str) and url else None
+            yield Document(text, file.name, str(named) if known else id, url)
             return
         if isinstance(record, dict):
-            keys = ", ".join(sorted(map(str, record)))
+            keys = ", ".join(sorted(key[:40] for key in record)[:20])
+            keys += ", ..." if len(record) > 20 else ""
             what = f"no text under {self.text_key!r} (its keys: {keys}): set text_key"
         else:
             what = f"a {type(record).__name__}, not an object with a text under {self.text_key!r}"
-        self._bad(f"{file.name}, {where}: {what}")
-
-    def _parse(self, file: InputFile, offset: int, number: int, line: bytes) -> Any:
-        try:
-            return orjson.loads(line)
-        except ValueError as error:
-            text = self._decode(file, offset, line)  # bad UTF-8 is reported as what it is
-            if text is None:
-                return None
-            try:
-                return orjson.loads(text.encode())
-            except ValueError:
-                self._bad(
-                    f"{file.name}, line {number} (byte {offset}): not valid JSON ({error}): "
-                    f"mend the line or set on_error=skip"
-                )
-                return None
+        self._bad(file, where, what)
 
     def _decode(self, file: InputFile, offset: int, raw: bytes) -> str | None:
         try:
@@ -267,88 +334,56 @@ class _Reading:
                 self.counts.replaced += 1
                 return raw.decode(errors="replace")
             guess = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin-1"
-            self._bad(
-                f"{file.name}: byte {offset + error.start} (0x{raw[error.start]:02x}) is not "
+            what = (
+                f"byte {offset + error.start} (0x{raw[error.start]:02x}) is not "
                 f"UTF-8: convert the file (for example iconv -f {guess} -t utf-8), or set "
                 f"on_error=skip or on_error=replace"
             )
+            self._bad(file, "", what)
             return None
 
-    def _bad(self, message: str) -> None:
+    def _large(self, file: InputFile, where: str, size: str) -> None:
+        self._bad(file, where, f"{size}, over max_document_bytes {self.limit}")
+
+    def _bad(self, file: InputFile, where: str, what: str) -> None:
+        if self.rejected is not None:
+            self.rejected(file.name, where, what)
+            return
+        message = f"{file.name}{', ' if where else ''}{where}: {what}"
         if self.on_error == "fail":
             raise InputError(message)
         self.counts.skipped += 1
         if len(self.counts.first_problems) < 10:
             self.counts.first_problems.append(message)
 
-    def _lines(self, file: InputFile) -> Iterator[tuple[int, bytes]]:
-        """(byte offset, line with its newline) of the decompressed file."""
-        offset, pieces = 0, list[bytes]()
-        for chunk in self._chunks(file):
-            *whole, rest = chunk.split(b"\n")
-            for line in whole:
-                pieces.append(line)
-                pieces.append(b"\n")
-                line = b"".join(pieces)
-                yield offset, line
-                offset += len(line)
-                pieces = []
-            if rest:
-                pieces.append(rest)
-        if pieces:
-            yield offset, b"".join(pieces)
-
-    def _chunks(self, file: InputFile) -> Iterator[bytes]:
-        """The decompressed content in pieces; a damaged archive ends the file with an error."""
-        suffix = file.path.suffix.lower()
-        decompress = {".gz": _gunzip, ".zst": _unzstd}.get(suffix, _plain)
+    def _pieces(self, file: InputFile) -> Iterator[bytes]:
+        """The decompressed content; a damaged archive ends the file with an error."""
         try:
             with open(file.path, "rb") as raw:
                 seen = 0
-                for chunk in decompress(raw):
-                    yield chunk
+                for piece in unpacked(raw, file.path.name):
+                    yield piece
                     self.counts.file_bytes += raw.tell() - seen
                     seen = raw.tell()
-        except (EOFError, zlib.error, gzip.BadGzipFile, _DamagedZstd) as error:
-            self._bad(
-                f"{file.name}: the compressed data is truncated or damaged ({error}): fetch the "
+        except Damaged as error:
+            self.damaged = True
+            what = (
+                f"the compressed data is truncated or damaged ({error}): fetch the "
                 f"file again, or set on_error=skip to use what can be read of it"
             )
+            self._bad(file, "", what)
         except OSError as error:
             raise InputError(
                 f"{file.name}: cannot be read ({error.strerror}): check the file and its rights"
             ) from error
 
 
-class _DamagedZstd(Exception):
-    pass
-
-
-def _plain(raw: IO[bytes]) -> Iterator[bytes]:
-    while chunk := raw.read(_CHUNK):
-        yield chunk
-
-
-def _gunzip(raw: IO[bytes]) -> Iterator[bytes]:
-    with gzip.GzipFile(fileobj=raw) as stream, io.BufferedReader(stream, _CHUNK) as buffered:
-        while chunk := buffered.read1(_CHUNK):
-            yield chunk
-
-
-def _unzstd(raw: IO[bytes]) -> Iterator[bytes]:
-    """Frame by frame with decompressobj: zstandard's stream reader takes a cut file for a whole."""
-    import zstandard
-
-    frame = None
-    try:
-        while data := raw.read(_CHUNK >> 2):
-            while data:
-                frame = frame or zstandard.ZstdDecompressor().decompressobj()
-                if chunk := frame.decompress(data):
-                    yield chunk
-                data = frame.unused_data if frame.eof else b""
-                frame = None if frame.eof else frame
-    except zstandard.ZstdError as error:
-        raise _DamagedZstd(error) from error
-    if frame is not None:
-        raise _DamagedZstd("it ends inside a frame")
+def _whole_characters(raw: bytes) -> int:
+    """Bytes of `raw` without a character of UTF-8 that begins at its end and is not whole."""
+    for back in range(1, min(3, len(raw)) + 1):
+        lead = raw[-back]
+        if lead >= 0xC0:
+            return len(raw) - back * (back < (2 if lead < 0xE0 else 3 if lead < 0xF0 else 4))
+        if lead < 0x80:
+            break
+    return len(raw)

@@ -16,7 +16,10 @@ class InputError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        line = " ".join(message.split())
+        # what a file holds or is called may be quoted, and terminals obey control characters
+        line = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
+        super().__init__(line)
 
 
 def fail_clean(main: Callable[[], int | None]) -> int:

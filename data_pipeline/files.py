@@ -10,6 +10,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from typing import IO
 from .errors import InputError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NUMPY_SHORT = re.compile(r"\d+ requested and \d+ written")  # what ndarray.tofile says of it
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 
@@ -28,10 +30,10 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in _FULL or (error.errno is None and _NUMPY_SHORT.search(str(error))):
             raise InputError(
-                f"{path}: the disk is full ({error.strerror}): free some space or choose another "
-                f"output folder, then run again; no incomplete file was left in its place"
+                f"{path}: the disk is full ({error.strerror or error}): free some space or choose "
+                f"another output folder, then run again; no incomplete file was left in its place"
             ) from error
         if error.errno in _REFUSED:
             raise InputError(
@@ -58,12 +60,19 @@ def sync_file(stream: IO[bytes]) -> None:
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write ``content`` as ``path``, whole or not at all."""
+    with appearing(path) as stream:
+        stream.write(content)
+
+
+@contextmanager
+def appearing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write, which is there as ``path`` when the context ends; not where it fails."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, "wb") as stream:
-                stream.write(content)
+                yield stream
                 sync_file(stream)
             os.replace(temporary, path)
         finally:

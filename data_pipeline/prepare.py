@@ -7,6 +7,7 @@ place when all are whole, the manifest last: that it is there means all of it is
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -24,7 +25,15 @@ from .assemble import Encoded, encode, sample_text
 from .documents import Document
 from .errors import InputError
 from .executors import executor_for
-from .files import exclusive, link_file, sha256_of, storage_errors, sync_path, write_atomic
+from .files import (
+    appearing,
+    exclusive,
+    link_file,
+    sha256_of,
+    storage_errors,
+    sync_path,
+    write_atomic,
+)
 from .index import write_index
 from .manifest import MANIFEST, Manifest, ShardFacts
 from .parts import describe_files
@@ -34,7 +43,7 @@ from .refine import INDEX, Refined, refine
 from .shards import unigram_entropy
 from .tasks import Runner
 from .tokenizer import Tokenizer, load_tokenizer
-from .tokenizer_training import save_tokenizer, train_tokenizer
+from .tokenizer_training import KINDS, save_tokenizer, train_tokenizer
 from .workers import default_workers
 
 __all__ = ["Manifest", "prepare_corpus"]
@@ -55,7 +64,7 @@ def prepare_corpus(
     """
     out = Path(out_dir)
     with exclusive(out / ".lock"):
-        given = None if recipe.trains_tokenizer else load_tokenizer(recipe.tokenizer)
+        given = None if recipe.trains_tokenizer else _given_tokenizer(recipe.tokenizer)
         inputs, size = _inputs(recipe, given)
         ready = _ready(out, inputs)
         if ready is not None:
@@ -125,7 +134,20 @@ def _inputs(recipe: Recipe, tokenizer: Tokenizer | None) -> tuple[str, int]:
     return hashlib.sha256(canonical).hexdigest(), sum(file[1] for one in listing for file in one)
 
 
+def _given_tokenizer(name: str) -> Tokenizer:
+    try:
+        return load_tokenizer(name)
+    except InputError as error:
+        if Path(name).exists():
+            raise
+        near = difflib.get_close_matches(name, KINDS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"to train one: {', '.join(KINDS)}"
+        raise InputError(f"tokenizer: {error}; {hint}") from None
+
+
 def _manifest_of(folder: str) -> Path:
+    if not Path(folder).is_dir():
+        raise InputError(f"earlier: {folder}: no such folder; name that of a prepared corpus")
     Manifest.load(folder)  # says what is wrong with it
     return Path(folder) / MANIFEST
 
@@ -154,10 +176,14 @@ def _require_documents(recipe: Recipe, refined: Refined) -> None:
     counts = list(refined.read.values())
     problems = [problem for one in counts for problem in one.first_problems]
     read = sum(one.documents for one in counts)
+    dropped = {name: sum(one.dropped.values()) for name, one in refined.tallies.items()}
+    most = max(dropped, key=lambda name: dropped[name], default="")
+    paths = ", ".join(path for source in recipe.named_sources for path in source.paths)
     raise InputError(
-        f"{', '.join(path for source in recipe.named_sources for path in source.paths)}: no "
+        f"{paths if len(paths) <= 300 else paths[:300] + ' ...'}: no "
         f"document with text in it ({read} read, {sum(one.empty for one in counts)} empty, "
         f"{sum(one.skipped for one in counts)} skipped"
+        + (f", {sum(dropped.values())} dropped, most by {most}" if any(dropped.values()) else "")
         + (f", the first: {problems[0]}" if problems else "")
         + "): check sources, text_key and stages"
     )
@@ -307,10 +333,13 @@ def _put_in_place(
         for label, compared in refined.compared.items():
             if compared.index:
                 write_index(out / INDEX, label, compared.stage, compared.index)
-        rejects = b"".join(file.read_bytes() for file in refined.rejects if file.is_file())
         (out / REJECTS).unlink(missing_ok=True)
+        rejects = [file for file in refined.rejects if file.is_file() and file.stat().st_size]
         if rejects:
-            write_atomic(out / REJECTS, rejects)
+            with appearing(out / REJECTS) as every:
+                for file in rejects:
+                    with open(file, "rb") as stream:
+                        shutil.copyfileobj(stream, every)
         sync_path(out)
 
 

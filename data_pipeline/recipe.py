@@ -14,7 +14,17 @@ from .executors import ExecutorName
 from .fast_encoder import Fast
 from .presets import Preset, expand
 from .stages.registry import stage_classes
-from .tokenizer_training import KINDS
+from .tokenizer_training import KINDS, LEAST_VOCABULARY
+
+_LONGEST_NAME = 100  # bytes; file systems allow 255, and temporary names are longer
+
+
+def check_paths(key: str, paths: tuple[str, ...]) -> None:
+    """Raise InputError where there is none, or an empty one: that would be the current folder."""
+    if not paths:
+        raise InputError(f"{key}: name files, folders or globs")
+    if not all(path.strip() for path in paths):
+        raise InputError(f"{key}: an empty path; the current folder is '.'")
 
 
 class StageChoice(OneOf):
@@ -54,8 +64,18 @@ class Source:
                 )
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise InputError(f"name {self.name!r}: a file name without folders")
-        if not self.paths:
-            raise InputError(f"paths of {self.name}: name files, folders or globs")
+        if not self.name.isprintable() or len(self.name.encode()) > _LONGEST_NAME:
+            raise InputError(
+                f"name {self.name[:40]!r}: printable characters, {_LONGEST_NAME} bytes at most: "
+                "files are called so"
+            )
+        check_paths(f"paths of {self.name}", self.paths)
+        if not self.text_key:
+            raise InputError(f"text_key of {self.name} is empty: name the key that holds the text")
+        if not 1 <= self.max_document_bytes <= 1 << 30:
+            raise InputError(
+                f"max_document_bytes {self.max_document_bytes} of {self.name}: 1 to {1 << 30}"
+            )
         if self.weight is not None and not self.weight > 0:
             raise InputError(f"weight {self.weight} of {self.name}: above 0; or leave it out")
         if not self.epochs > 0:
@@ -97,6 +117,7 @@ class Recipe:
         sources: object = self.sources
         if isinstance(sources, str):  # else each of its characters would be a source
             raise InputError(f"sources {sources!r}: give a list, also of one")
+        check_paths("sources", tuple(one for one in self.sources if isinstance(one, str)) or ("-",))
         if not self.sources:
             raise InputError("sources: name at least one")
         names = [source.name for source in self.named_sources]
@@ -110,6 +131,13 @@ class Recipe:
             raise InputError("temperature: the weights of the sources are given already")
         if not self.temperature > 0:
             raise InputError(f"temperature {self.temperature}: above 0")
+        if self.trains_tokenizer and self.vocab_size < LEAST_VOCABULARY:
+            raise InputError(
+                f"vocab_size {self.vocab_size}: at least {LEAST_VOCABULARY} (256 bytes, control "
+                "tokens, some merges)"
+            )
+        if self.tokenizer_bytes < 1:
+            raise InputError(f"tokenizer_bytes {self.tokenizer_bytes}: above 0")
         for name in ("part_bytes", "workers"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} {getattr(self, name)}: 0 or more")

@@ -20,6 +20,7 @@ from .tokenizer import END_OF_TEXT, JsonTokenizer, SentencePieceTokenizer, Token
 
 TokenizerKind = Literal["bpe", "sentencepiece-bpe", "sentencepiece-unigram"]
 KINDS: tuple[str, ...] = get_args(TokenizerKind)
+LEAST_VOCABULARY = 300
 
 # Characters: SentencePiece leaves out sentences over 4,192 bytes, in silence.
 _SENTENCE = 1000
@@ -57,9 +58,10 @@ def train_tokenizer(
     """
     if kind not in KINDS:
         raise InputError(f"tokenizer kind {kind!r}: known kinds are {', '.join(KINDS)}")
-    if vocab_size < 300:
+    if vocab_size < LEAST_VOCABULARY:
         raise InputError(
-            f"vocab_size {vocab_size}: at least 300 (256 bytes, control tokens, some merges)"
+            f"vocab_size {vocab_size}: at least {LEAST_VOCABULARY} (256 bytes, control tokens, "
+            "some merges)"
         )
     texts = sample_texts(documents, max_bytes, seed)
     if not texts:

@@ -37,8 +37,8 @@ def read_batches(
 
     sources: files, folders, globs, URLs (http, s3, hf, whatever fsspec knows) and `python-docs`, in
     the order given; files of a folder sorted by path. Kinds go by suffix: Parquet, CSV, TSV, HTML,
-    WARC, WET, and text and JSON lines, which `documents.read_documents` reads. `url` is null for
-    those two. Documents without text are counted and left.
+    WARC, WET, and text and JSON lines, which `documents.read_documents` reads. Documents without
+    text are counted and left.
 
     Damage (a truncated archive, a broken record, bad UTF-8, a missing column) is counted in
     `counts`, listed in `options.rejects` when the last batch was taken, and skipped; with
@@ -46,27 +46,26 @@ def read_batches(
     """
     options = options or ReadOptions()
     counts = counts if counts is not None else Counts()
-    log = Log(options, counts)
+    found = find_sources(sources)
     batcher = _Batcher(options, counts)
-    for source in find_sources(sources):
-        reader = _READERS.get(source.kind, _read_documents)
-        pieces = reader(source, log)
-        while True:
-            try:
-                piece = next(pieces, None)
-            except DAMAGE as error:
-                if isinstance(error, PermissionError) or source.remote is None:
-                    raise InputError(f"{source.name}: cannot be read ({error})") from error
-                log.reject(source.name, "", f"cannot be read to its end ({error})")
-                break
-            if piece is None:
-                break
-            if isinstance(piece, Record):
-                yield from batcher.add_record(source.name, piece, log)
-            else:
-                yield from batcher.add_table(source.name, piece, log)
-    yield from batcher.flush()
-    log.close()
+    with Log(options, counts) as log:
+        for source in found:
+            for piece in _pieces(source, log):
+                if isinstance(piece, Record):
+                    yield from batcher.add_record(source.name, piece, log)
+                else:
+                    yield from batcher.add_table(source.name, piece, log)
+        yield from batcher.flush()
+
+
+def _pieces(source: Source, log: Log) -> Iterator[Piece]:
+    """What the reader of a file finds; damage that it does not know of ends the file."""
+    try:
+        yield from _READERS.get(source.kind, _read_documents)(source, log)
+    except DAMAGE as error:
+        if isinstance(error, PermissionError) or source.remote is None:
+            raise InputError(f"{source.name}: cannot be read ({error})") from error
+        log.reject(source.name, "", f"cannot be read to its end ({error})")
 
 
 def _read_documents(source: Source, log: Log) -> Iterator[Record]:
@@ -74,36 +73,28 @@ def _read_documents(source: Source, log: Log) -> Iterator[Record]:
     options = log.options
     counts = ReadCounts()
     with source.local() as path:
-        seen = 0
+
+        def rejected(file: str, where: str, what: str) -> None:
+            log.reject(source.name if file == path else file, where, what)
+
         try:
             for document in read_documents(
                 [path],
                 text_key=options.text_column,
+                id_key=options.id_column,
+                url_key=options.url_column,
                 split_text=options.split_text,
                 on_error=options.on_error,
+                max_document_bytes=options.max_document_bytes,
                 counts=counts,
+                rejected=rejected,
             ):
-                seen = _rejected(source, path, log, counts, seen)
-                yield Record(document.text, document.id)
+                yield Record(document.text, document.id, document.url)
         except InputError as error:  # it knows the copy, not the URL
             raise InputError(str(error).replace(path, source.name)) from error
-        _rejected(source, path, log, counts, seen)
     log.counts.empty += counts.empty
     log.counts.replaced += counts.replaced
     log.counts.file_bytes += counts.file_bytes
-
-
-def _rejected(source: Source, path: str, log: Log, counts: ReadCounts, seen: int) -> int:
-    """Log what `counts` has met since `seen`; it names ten problems at most between two calls."""
-    if counts.skipped == seen:
-        return seen
-    for problem in counts.first_problems:
-        log.reject(source.name, "", problem.removeprefix(path).lstrip(":, "))
-    unnamed = counts.skipped - seen - len(counts.first_problems)
-    counts.first_problems.clear()
-    if unnamed > 0:
-        log.reject(source.name, "", f"{unnamed} more records after these", unnamed)
-    return counts.skipped
 
 
 class _Batcher:
@@ -123,7 +114,7 @@ class _Batcher:
             return
         text_bytes = len(record.text.encode())
         if text_bytes > self._options.max_document_bytes:
-            log.reject(source, f"record {printable(record.id)}", self._large(text_bytes))
+            log.reject(source, f"record {record.id}", self._large(text_bytes))
             return
         name, id = printable(source), printable(record.id)
         url = None if record.url is None else printable(record.url)
@@ -141,8 +132,10 @@ class _Batcher:
         blank = pc.or_(pc.equal(pc.binary_length(text), 0), pc.utf8_is_space(text))
         self._counts.empty += int(pc.sum(blank).as_py() or 0)
         large = pc.greater(pc.binary_length(text), self._options.max_document_bytes)
-        for row in table.filter(large).select(["id", "text"]).to_pylist():
-            log.reject(source, f"record {row['id']}", self._large(len(row["text"].encode())))
+        over = table.filter(large)
+        sizes = pc.binary_length(over.column("text")).to_pylist()
+        for id, size in zip(over.column("id").to_pylist(), sizes, strict=True):
+            log.reject(source, f"record {id}", self._large(size))
         table = table.filter(pc.invert(pc.or_(blank, large))).combine_chunks()
         self._close_rows()
         ends = np.cumsum(_row_bytes(table))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 import orjson
 import pyarrow as pa
 
 from ..documents import OnError, ReadCounts, SplitText
 from ..errors import InputError
-from ..files import write_atomic
+from ..files import appearing
 from ..stages.stage import COLUMNS
 
 MIB = 1 << 20
@@ -24,13 +25,13 @@ class ReadOptions:
 
     # column or JSON key of the text
     text_column: str = "text"
-    # column of the document's id; its position in the file where a table has no such column
+    # column or JSON key of the document's id; its position in the file where there is none
     id_column: str = "id"
-    # column of the document's address; null where a table has no such column
+    # column or JSON key of the document's address; null where there is none
     url_column: str = "url"
     # bytes of a batch over all columns; only a larger document makes a larger batch
     batch_bytes: int = 8 * MIB
-    # bytes of a document, and of a line of CSV; larger ones are rejected
+    # bytes of a document, and of a line of CSV or JSON; larger ones are rejected
     max_document_bytes: int = 64 * MIB
     # a column `mime` after those of COLUMNS: what web archives and HTML files say the text is
     with_mime: bool = False
@@ -77,29 +78,43 @@ class Record(NamedTuple):
 
 
 class Log:
-    """Counts what is read and what is rejected; `close` writes the list of rejects."""
+    """Counts what is read and what is rejected; at the end of its context the list is in place.
+
+    A file may hold nothing but damage, so the list is written as it grows.
+    """
 
     def __init__(self, options: ReadOptions, counts: Counts) -> None:
         self.options = options
         self.counts = counts
-        self._lines = list[bytes]()
+        self._list: IO[bytes] | None = None
+        self._context = ExitStack()
+
+    def __enter__(self) -> Log:
+        if self.options.rejects is not None:
+            self._list = self._context.enter_context(appearing(self.options.rejects))
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._context.__exit__(*error)
 
     def reject(self, source: str, where: str, what: str, records: int = 1) -> None:
         """`records` of `source` are left out, or InputError where damage is to stop the run."""
+        where, what = shortened(where), shortened(what)
         message = ", ".join(part for part in (source, where) if part) + f": {what}"
         if self.options.on_error == "fail":
             raise InputError(f"{message}; mend it, or set on_error=skip to go on without it")
         self.counts.skipped += records
         if len(self.counts.first_problems) < 10:
             self.counts.first_problems.append(message)
-        if self.options.rejects is not None:
-            entry = {"source": source, "where": where, "what": " ".join(what.split())}
-            self._lines.append(orjson.dumps({k: printable(v) for k, v in entry.items()}) + b"\n")
+        if self._list is not None:
+            entry = {"source": source, "where": where, "what": what}
+            self._list.write(orjson.dumps({k: printable(v) for k, v in entry.items()}) + b"\n")
 
-    def close(self) -> None:
-        """Write the rejects, whole or not at all; an empty file says that there were none."""
-        if self.options.rejects is not None:
-            write_atomic(self.options.rejects, b"".join(self._lines))
+
+def shortened(what: str, limit: int = 500) -> str:
+    """One line of `limit` characters at most: it may quote what a file holds."""
+    line = " ".join(what[: 4 * limit].split())
+    return line if len(line) <= limit else line[: limit - 4] + " ..."
 
 
 def printable(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import gzip
 import os
 import shutil
 import tempfile
@@ -12,23 +11,26 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from ..documents import find_files
 from ..errors import InputError
+from ..files import storage_errors
+from ..unpack import open_unpacked
 
 # What stops a read of a damaged or vanished file; gzip.BadGzipFile is an OSError.
-DAMAGE = (OSError, EOFError, zlib.error)
+DAMAGE = (OSError, EOFError, zlib.error)  # unpack.Damaged is an EOFError
 
 _KINDS = {
     "parquet": (".parquet", ".pq"),
-    "csv": (".csv", ".csv.gz"),
-    "tsv": (".tsv", ".tsv.gz"),
-    "html": (".html", ".htm", ".xhtml", ".html.gz", ".htm.gz"),
-    "warc": (".warc", ".warc.gz", ".wet", ".wet.gz"),
+    "csv": (".csv",),
+    "tsv": (".tsv",),
+    "html": (".html", ".htm", ".xhtml"),
+    "warc": (".warc", ".wet"),
 }
 _DOCUMENTS = (".txt", ".md", ".rst", ".py", ".json", ".jsonl")
-_KNOWN = ", ".join(sorted(s for group in _KINDS.values() for s in group if not s.endswith(".gz")))
+_PACKED = (".gz", ".zst")  # all but Parquet, which packs its own columns
+_KNOWN = ", ".join(sorted(s for group in _KINDS.values() for s in group))
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,11 @@ class Source:
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
-        """The file as bytes, unpacked from gzip where its name ends so and it is no web archive."""
+        """The file as bytes, unpacked; but a web archive in .gz as it is, record by record."""
+        name = _bare(self.name)
         with self._raw() as raw:
-            if _bare(self.name).endswith(".gz") and self.kind != "warc":
-                with gzip.GzipFile(fileobj=raw) as stream:
-                    yield cast("IO[bytes]", stream)
+            if name.endswith(".zst") or (name.endswith(".gz") and self.kind != "warc"):
+                yield open_unpacked(raw, name)
             else:
                 yield raw
 
@@ -63,7 +65,7 @@ class Source:
             return
         with tempfile.TemporaryDirectory(prefix="trivium-read-") as folder:
             path = os.path.join(folder, os.path.basename(_bare(self.name)))
-            with self._raw() as raw, open(path, "wb") as copy:
+            with self._raw() as raw, storage_errors(Path(path)), open(path, "wb") as copy:
                 shutil.copyfileobj(raw, copy, 1 << 20)
             yield path
 
@@ -107,15 +109,24 @@ def _bare(name: str) -> str:
 
 def _kind(name: str) -> str | None:
     lower = _bare(name)
+    if lower.endswith(_KINDS["parquet"]):
+        return "parquet"
+    plain = next((lower[: -len(end)] for end in _PACKED if lower.endswith(end)), lower)
     for kind, suffixes in _KINDS.items():
-        if lower.endswith(suffixes):
+        if plain.endswith(suffixes) and kind != "parquet":
             return kind
-    plain = lower.removesuffix(".gz").removesuffix(".zst")
     return "documents" if plain.endswith(_DOCUMENTS) else None
 
 
 def _local(source: str) -> list[Source]:
-    path = Path(source).expanduser()
+    path = Path(source)
+    try:
+        path = path.expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # a pattern, or missing
+    except (OSError, RuntimeError) as error:  # a name that is too long, a loop of links, no home
+        raise InputError(f"{source[:200]}: cannot be opened ({error}): check the path") from error
     if path.is_file():
         kind = _kind(path.name)
         if kind is None:
@@ -165,4 +176,4 @@ def _asked(name: str, ask: Callable[[], Any]) -> Any:
 
 
 def _all_known() -> str:
-    return f"{_KNOWN}, {', '.join(_DOCUMENTS)}; many also with .gz"
+    return f"{_KNOWN}, {', '.join(_DOCUMENTS)}; all but Parquet also with {' or '.join(_PACKED)}"

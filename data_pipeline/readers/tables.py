@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .options import MIME, Log, Record
+from .options import MIME, Log, Record, printable
 from .sources import DAMAGE, Source
 
-# Rows decoded at a time: bounds what lies beside a batch in memory.
+# Rows decoded at a time, and their bytes: bounds what lies beside a batch in memory.
 _ROWS = 1024
+_GROUP_BYTES = 32 << 20
 # pyarrow's own errors, and those of Python that it uses for damaged files.
 _ARROW_DAMAGE = (pa.ArrowException, OSError, ValueError, MemoryError, NotImplementedError)
 
@@ -41,9 +42,12 @@ def read_parquet(source: Source, log: Log) -> Iterator[pa.Table]:
         columns = [name for name in dict.fromkeys(wanted) if name in names]
         row = 0
         for group in range(groups):
-            end = row + file.metadata.row_group(group).num_rows
+            facts = file.metadata.row_group(group)
+            end = row + facts.num_rows
+            fit = _GROUP_BYTES * max(1, facts.num_rows) // max(1, facts.total_byte_size)
+            size = max(1, min(_ROWS, fit))
             try:
-                for rows in file.iter_batches(_ROWS, [group], columns=columns, use_threads=False):
+                for rows in file.iter_batches(size, [group], columns=columns, use_threads=False):
                     yield from _arrow_rows(source, log, rows, row)
                     row += len(rows)
             except _ARROW_DAMAGE as error:
@@ -65,7 +69,7 @@ def _arrow_rows(source: Source, log: Log, rows: pa.RecordBatch, first: int) -> I
     numbers = pa.array(range(first, first + len(rows)), pa.int64()).cast(pa.string())
     ids = pc.coalesce(_side(rows, options.id_column, numbers), numbers)
     urls = _side(rows, options.url_column, pa.nulls(len(rows), pa.string()))
-    names = pa.array([source.name] * len(rows), pa.string())
+    names = pa.array([printable(source.name)] * len(rows), pa.string())
     columns = [_utf8(source, log, text, first), ids, names, urls]
     schema = options.schema
     if options.with_mime:
@@ -137,8 +141,8 @@ def read_csv(source: Source, log: Log) -> Iterator[Record]:
     # the module's limit is one for the process; it is only ever raised
     csv.field_size_limit(max(csv.field_size_limit(), options.max_document_bytes))
     with source.open() as stream:
-        lines = _lines(source, log, stream)
-        reader = csv.reader(lines, delimiter="\t" if source.kind == "tsv" else ",")
+        lines = _Lines(source, log, stream)
+        reader = csv.reader(iter(lines), delimiter="\t" if source.kind == "tsv" else ",")
         header: list[str] | None = None
         number = -1
         while True:
@@ -151,8 +155,11 @@ def read_csv(source: Source, log: Log) -> Iterator[Record]:
                 what = f"the data is truncated or damaged ({error})"
                 log.reject(source.name, f"after line {reader.line_num}", what)
                 return
-            if row is None:
+            if row is None or (lines.overlong and header is None):
                 return
+            if lines.overlong:  # rejected by then
+                lines.overlong = False
+                continue
             if not row:
                 continue
             if header is None:
@@ -176,19 +183,35 @@ def read_csv(source: Source, log: Log) -> Iterator[Record]:
                 yield Record(text, fields.get(options.id_column) or str(number), url or None)
 
 
-def _lines(source: Source, log: Log, stream: IO[bytes]) -> Iterator[str]:
-    """Lines with their ends, bytes that are not UTF-8 as surrogates; overlong ones are rejected."""
-    limit = log.options.max_document_bytes
-    text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="")
-    number = 0
-    while line := text.readline(limit):
-        number += 1
-        if len(line) == limit and not line.endswith(("\n", "\r")):
-            while (rest := text.readline(limit)) and not rest.endswith(("\n", "\r")):
-                pass
-            log.reject(source.name, f"line {number}", f"longer than {limit} characters")
-            continue
-        yield line
+class _Lines:
+    """Lines with their ends, bytes that are not UTF-8 as surrogates.
+
+    One that is overlong is rejected. What stands for it has a quote if its quotes are odd in
+    number, so that a field across lines still ends where it does, and `overlong` says that the row
+    is not to be had.
+    """
+
+    def __init__(self, source: Source, log: Log, stream: IO[bytes]) -> None:
+        self.overlong = False
+        self._source, self._log = source, log
+        self._text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="")
+
+    def __iter__(self) -> Iterator[str]:
+        limit = self._log.options.max_document_bytes
+        number = 0
+        while line := self._text.readline(limit):
+            number += 1
+            if len(line) < limit or line.endswith(("\n", "\r")):
+                yield line
+                continue
+            size, quotes = len(line), line.count('"')
+            while not line.endswith(("\n", "\r")) and (line := self._text.readline(limit)):
+                size += len(line)
+                quotes += line.count('"')
+            what = f"{size} characters, over max_document_bytes {limit}"
+            self._log.reject(self._source.name, f"line {number}", what)
+            self.overlong = True
+            yield '"' * (quotes % 2) + "\n"
 
 
 def _shown(name: str) -> str:

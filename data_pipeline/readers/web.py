@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import tempfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any
 
+from ..files import storage_errors
+from ..unpack import Damaged
 from .options import Log, Record, printable
 from .sources import DAMAGE, Source
 from .tables import decoded
@@ -20,6 +26,8 @@ _PIECE = 1 << 20
 # The start of a record: a gzip member of its own, or a version line with a field under it.
 _MEMBER = re.compile(rb"\x1f\x8b\x08")
 _VERSION = re.compile(rb"WARC/[0-9]\.[0-9]\r?\n(?:WARC|Content)-")
+_HEAD_END = re.compile(rb"\r?\n\r?\n")
+_LENGTH = re.compile(rb"(?i)\ncontent-length:[ \t]*([0-9]+)")
 # What fastwarc raises on damage; UnicodeDecodeError is a ValueError.
 _BROKEN = (*DAMAGE, ValueError, OverflowError, MemoryError)
 
@@ -70,19 +78,25 @@ def read_warc(source: Source, log: Log) -> Iterator[Record]:
     Damage costs the records that it touches: reading goes on at the next start of a record (a gzip
     member, or a version line). One stretch of damage is one reject.
     """
-    with source.open() as stream:
+    with source.open() as opened, _seekable(source, log, opened) as stream:
         size = stream.seek(0, os.SEEK_END)
         stream.seek(0)
         packed = stream.read(2) == b"\x1f\x8b"
         start: int | None = 0
         damaged = False
         while start is not None:
-            last = start
+            last, read = start, False
             try:
                 for at, record, block in _records(stream, start, None if packed else size, log):
-                    last, damaged = at, False
+                    last, read, damaged = at, True, False
                     yield from _pages(source, log, at, record, block)
-                return
+                rest = _behind(stream, last, read, packed)
+                if rest is None:
+                    return
+                if rest > last and _is_record(stream, rest, packed):
+                    start = rest
+                    continue
+                raise _Cut(rest, "no whole record")
             except _TooLarge as error:
                 last = error.at
                 log.reject(source.name, f"record at byte {last}", str(error))
@@ -92,6 +106,24 @@ def read_warc(source: Source, log: Log) -> Iterator[Record]:
                     log.reject(source.name, f"record at or after byte {last}", f"broken ({error})")
                 damaged = True
             start = _next_record(stream, last + 1, packed)
+
+
+@contextmanager
+def _seekable(source: Source, log: Log, stream: IO[bytes]) -> Iterator[IO[bytes]]:
+    """`stream`, or a copy on disk where it is one that cannot be searched for the next record."""
+    if stream.seekable():
+        yield stream
+        return
+    with storage_errors(Path(tempfile.gettempdir())), tempfile.TemporaryFile() as copy:
+        damage = ""
+        try:
+            shutil.copyfileobj(stream, copy, _PIECE)
+        except Damaged as error:
+            damage = f"the data is truncated or damaged ({error})"
+        copy.seek(0)
+        yield copy
+        if damage:
+            log.reject(source.name, "", damage)
 
 
 class _Cut(ValueError):
@@ -136,16 +168,61 @@ def _next_record(stream: IO[bytes], start: int, packed: bool) -> int | None:
         piece = stream.read(_PIECE + overlap)
         for match in pattern.finditer(piece):
             found = at + match.start()
-            if not packed or _is_record(stream, found):
+            if not packed or _is_record(stream, found, packed):
                 return found
         if len(piece) < _PIECE + overlap:
             return None
         at += _PIECE
 
 
-def _is_record(stream: IO[bytes], at: int) -> bool:
-    """Whether the gzip member at `at` unpacks to a record; three bytes can look like one."""
+def _behind(stream: IO[bytes], at: int, read: bool, packed: bool) -> int | None:
+    """Where something stands behind the record at `at` (or there, where it was not read).
+
+    fastwarc takes much for the end of a file: an empty member, a broken head of one, a record's
+    head that is cut.
+    """
+    while packed:
+        end, content = _member(stream, at)
+        if end is None or (content and not read):
+            return None if at == stream.seek(0, os.SEEK_END) else at
+        at, read = end, False
+    if read:
+        stream.seek(at)
+        head = _HEAD_END.search(stream.read(_PIECE))
+        if head is None:
+            return at
+        length = _LENGTH.search(head.string, 0, head.end())
+        at += head.end() + (int(length[1]) if length else 0)
     stream.seek(at)
+    while piece := stream.read(_PIECE):
+        if rest := piece.lstrip():
+            return at + len(piece) - len(rest)
+        at += len(piece)
+    return None
+
+
+def _member(stream: IO[bytes], at: int) -> tuple[int | None, bool]:
+    """(where the gzip member at `at` ends, if it is whole; whether there is anything in it)."""
+    stream.seek(at)
+    member = zlib.decompressobj(31)
+    content, data = False, stream.read(_PIECE)
+    while data:
+        try:
+            content = bool(member.decompress(data, _PIECE).strip()) or content
+        except zlib.error:
+            return None, content
+        at += len(data) - len(member.unconsumed_tail) - len(member.unused_data)
+        if member.eof:
+            return at, content
+        data = member.unconsumed_tail or stream.read(_PIECE)
+    return None, content
+
+
+def _is_record(stream: IO[bytes], at: int, packed: bool) -> bool:
+    """Whether there is a record at `at`; three bytes can look like a gzip member."""
+    stream.seek(at)
+    if not packed:
+        return stream.read(5) == b"WARC/"
     try:
         return zlib.decompressobj(31).decompress(stream.read(4096), 16).startswith(b"WARC/")
     except zlib.error:

@@ -74,3 +74,35 @@ def test_what_does_not_fit_is_named(tmp_path, text, parts):
     assert message.startswith(str(tmp_path))
     for part in parts:
         assert part in message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    name: str
+    size: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise InputError("name: empty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    parts: tuple[Part | str, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("parts: [{nam: a}]", "unknown key parts.0.nam; did you mean parts.0.name?"),
+        ("parts: [x, {size: 2}]", "parts.1.name: is required; add name: value"),
+        ("parts: [{name: a, size: big}]", "parts.0.size: got 'big' (str), expected a number"),
+        ("parts: [{name: 7}]", "parts.0.name: got 7 (int), expected text; quote it"),
+        ("parts: [{name: ''}]", "parts.0: name: empty"),
+        ("parts: {name: a}", "each entry a section with the keys name, size or text"),
+    ],
+)
+def test_a_section_in_a_list_beside_texts_says_what_is_wrong_in_it(tmp_path, text, message):
+    with pytest.raises(InputError) as caught:
+        load(Whole, write(tmp_path, text))
+    assert message in str(caught.value)

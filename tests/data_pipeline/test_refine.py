@@ -100,7 +100,7 @@ def test_the_first_of_equal_documents_stays(corpus, tmp_path, part_bytes, worker
     assert tally.dropped == {"exact duplicate": tally.documents_in - tally.documents_out}
     assert len(tally.examples["exact duplicate"]) == 20
     assert (refined.read["lines"].skipped, refined.read["text"].skipped) == (1, 0)
-    assert "2.jsonl.gz: line 8" in refined.read["lines"].first_problems[0]
+    assert "2.jsonl.gz, line 8" in refined.read["lines"].first_problems[0]
 
 
 def test_a_recipe_without_stages_is_its_documents(corpus, tmp_path):
