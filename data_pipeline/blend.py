@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 
+_FEW = 16  # samples that are located one by one: less work than arrays
 _SEARCHED = 6  # groups whose every tree is tried (945 trees); smaller sources are grouped first
 
 
@@ -49,6 +50,10 @@ class Blend:
 
     def locate(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(source, number of the sample within that source), each int64 [n], of samples [n]."""
+        if len(indices) <= _FEW:
+            found = [self._locate(number) for number in indices.tolist()]
+            pairs = np.array(found, np.int64).reshape(-1, 2)
+            return pairs[:, 0], pairs[:, 1]
         source = np.zeros(len(indices), np.int64)
         within = np.zeros(len(indices), np.int64)
         todo: list[tuple[_Node, NDArray[np.int64], NDArray[np.int64]]] = [
@@ -65,6 +70,17 @@ class Blend:
             todo.append((node.left, rows[goes_left], gone_left[goes_left]))
             todo.append((node.right, rows[~goes_left], (number - gone_left)[~goes_left]))
         return source, within
+
+    def _locate(self, number: int) -> tuple[int, int]:
+        node = self._root
+        while (left := node.left) is not None and (right := node.right) is not None:
+            share = left.weight / node.weight
+            gone_left = math.floor(number * share + 0.5)
+            if math.floor((number + 1) * share + 0.5) > gone_left:
+                node, number = left, gone_left
+            else:
+                node, number = right, number - gone_left
+        return node.source, number
 
     @cached_property
     def max_deviation(self) -> float:

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
-from .files import sha256_of, write_atomic
-from .shards import Shard, Tokens, idx_path
+from .files import write_atomic
+from .shards import Shard, Tokens
 
 _MAGIC = b"TRVHASH1"
 _HEADER = len(_MAGIC) + 32
@@ -49,19 +49,20 @@ def hash_documents(tokens: Tokens, offsets: NDArray[np.integer[Any]]) -> Hashes:
 
 def write_hashes(shard: Shard, hashes: Hashes) -> None:
     """Keep ``hashes`` beside ``shard``."""
-    tied_to = bytes.fromhex(sha256_of(idx_path(shard.prefix)))
-    write_atomic(hash_path(shard.prefix), _MAGIC + tied_to + hashes.astype("<u8").tobytes())
+    write_atomic(hash_path(shard.prefix), _header(shard) + hashes.astype("<u8").tobytes())
+
+
+def _header(shard: Shard) -> bytes:
+    return _MAGIC + hashlib.sha256(shard.index.data).digest()
 
 
 def document_hashes(shard: Shard) -> Hashes:
     """uint64 [D], from beside the shard if they are there and fit it, else computed and kept."""
     path = hash_path(shard.prefix)
     if path.is_file() and path.stat().st_size == _HEADER + 8 * shard.num_documents:
-        with open(path, "rb") as stream:
-            header = stream.read(_HEADER)
-            tied_to = header[len(_MAGIC) :].hex()
-            if header.startswith(_MAGIC) and tied_to == sha256_of(idx_path(shard.prefix)):
-                return np.fromfile(stream, "<u8")
+        content = np.asarray(np.memmap(path, np.uint8, mode="r"))
+        if content[:_HEADER].tobytes() == _header(shard):
+            return content[_HEADER:].view("<u8")
     hashes = hash_documents(shard.tokens, shard.document_offsets)
     with suppress(InputError):  # a folder that may not be written to: computed again next time
         write_hashes(shard, hashes)

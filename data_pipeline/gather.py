@@ -1,14 +1,17 @@
 """The loops over documents and tokens that make a batch: compiled if numba is there, or in numpy.
 
-`copy_ranges` copies ranges of a stream of shuffled documents out of a shard. The stream is the
-documents ``documents[0], documents[1], ...`` end to end; document d is ``tokens[starts[d]:...]``,
-and ``ends[k]`` is where the k-th of them ends in the stream. Range i is ``[begins[i], begins[i] +
-lengths[i])`` of the stream, none of them empty. It goes to ``window[into[i]:]``, and ``marks`` gets
-a 1 where a document begins.
+`fill_rows` reads rows of S + 1 tokens out of the stream of an epoch, whose documents
+``documents[0], documents[1], ...`` lie end to end: document d is ``tokens[starts[d]:...]``, and
+``ends[k]`` is where the k-th of them ends in the stream. Behind the last one the next epoch begins,
+``next_documents`` and ``next_ends``; it is long enough for a row. Sample ``numbers[i]`` begins at
+``lead + slots[numbers[i] - first] S``, and overwrites row ``rows[i]`` of these:
 
-`finish` makes of these marks [n, S + 1] (overwritten) what a batch says of its documents:
-document_ids int32 [n, S], position_ids int64 [n, S] and loss_mask float32 [n, S], as
-`PackedSamples.gather` describes them; ``masked`` is its ``document_mask``.
+    window        int64 [n, S + 1]  tokens
+    document_ids  int32 [n, S]      0, 1, ... along the row: which document of it a token is in
+    positions     int64 [n, S]      0, 1, ... along the row, or of each document if ``masked``
+    loss_mask     float32 [n, S]    1; if ``masked``, 0 before the first token of a document
+
+`stream_ends` gives ``ends`` of documents of these ``lengths``.
 """
 
 from __future__ import annotations
@@ -23,7 +26,42 @@ Ints = NDArray[np.int64]
 _LONG = 64  # tokens a segment; from there on a copy of each is faster than indices
 
 
-def copy_in_numpy(
+def fill_in_numpy(
+    tokens: NDArray[Any],
+    starts: Ints,
+    documents: NDArray[Any],
+    ends: Ints,
+    next_documents: NDArray[Any],
+    next_ends: Ints,
+    slots: NDArray[Any],
+    first: int,
+    lead: int,
+    numbers: Ints,
+    rows: Ints,
+    masked: bool,
+    window: Ints,
+    document_ids: NDArray[np.int32],
+    positions: Ints,
+    loss_mask: NDArray[np.float32],
+) -> None:
+    """As the module says: the reference."""
+    n, S = len(numbers), document_ids.shape[1]
+    taken = np.empty((n, S + 1), np.int64)
+    marks = np.zeros((n, S + 1), np.int32)
+    into = np.arange(n) * (S + 1)
+    begins = lead + slots[numbers - first].astype(np.int64) * S
+    left = ends[-1] - begins
+    flat = taken.reshape(-1), marks.reshape(-1)
+    _copy_ranges(tokens, starts, documents, ends, begins, np.minimum(left, S + 1), into, *flat)
+    across = np.flatnonzero(left <= S)  # these read on into the next epoch
+    rest, into = S + 1 - left[across], into[across] + left[across]
+    zeros = np.zeros_like(rest)
+    _copy_ranges(tokens, starts, next_documents, next_ends, zeros, rest, into, *flat)
+    window[rows] = taken
+    document_ids[rows], positions[rows], loss_mask[rows] = _finished(marks, masked)
+
+
+def _copy_ranges(
     tokens: NDArray[Any],
     starts: Ints,
     documents: NDArray[Any],
@@ -34,7 +72,8 @@ def copy_in_numpy(
     window: Ints,
     marks: NDArray[np.int32],
 ) -> None:
-    """As the module says: the reference."""
+    """Range i, ``[begins[i], begins[i] + lengths[i])`` of the stream and not empty, goes to
+    ``window[into[i]:]``, and ``marks`` gets a 1 where a document begins."""
     first = np.searchsorted(ends, begins, side="right")
     last = np.searchsorted(ends, begins + lengths - 1, side="right")
     touched = last - first + 1
@@ -66,42 +105,8 @@ def _count_up(lengths: Ints) -> Ints:
     return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
 
 
-def _copy(
-    tokens: NDArray[Any],
-    starts: Ints,
-    documents: NDArray[Any],
-    ends: Ints,
-    begins: Ints,
-    lengths: Ints,
-    into: Ints,
-    window: Ints,
-    marks: NDArray[np.int32],
-) -> None:
-    for i in range(len(begins)):
-        at, left, to = begins[i], lengths[i], into[i]
-        low, high = 0, len(ends)  # the first document that ends behind `at`
-        while low < high:
-            middle = (low + high) // 2
-            if ends[middle] > at:
-                high = middle
-            else:
-                low = middle + 1
-        while left > 0:
-            start = ends[low - 1] if low > 0 else 0
-            if start == at:
-                marks[to] = 1
-            size = min(ends[low] - at, left)
-            source = starts[documents[low]] + at - start
-            for k in range(size):
-                window[to + k] = tokens[source + k]
-            at += size
-            to += size
-            left -= size
-            low += 1
-
-
 def ends_in_numpy(lengths: NDArray[Any], documents: NDArray[Any]) -> Ints:
-    """``ends``, of documents of these ``lengths``: the reference."""
+    """As the module says: the reference."""
     return np.cumsum(lengths[documents], dtype=np.int64)
 
 
@@ -114,10 +119,10 @@ def _ends(lengths: NDArray[Any], documents: NDArray[Any]) -> Ints:
     return ends
 
 
-def finish_in_numpy(
+def _finished(
     marks: NDArray[np.int32], masked: bool
 ) -> tuple[NDArray[np.int32], Ints, NDArray[np.float32]]:
-    """As the module says: the reference."""
+    """document_ids, positions and loss_mask of rows with these marks [n, S + 1]."""
     n, S = marks.shape[0], marks.shape[1] - 1
     marks[:, 0] = 0
     position = np.arange(S)
@@ -126,42 +131,75 @@ def finish_in_numpy(
         positions = position - last
         loss_mask = (marks[:, 1:] == 0).astype(np.float32)
     else:
-        positions = np.broadcast_to(position, (n, S)).copy()
+        positions = np.broadcast_to(position, (n, S))
         loss_mask = np.ones((n, S), np.float32)
     return np.cumsum(marks[:, :S], axis=1, dtype=np.int32), positions, loss_mask
 
 
-def _finish(
-    marks: NDArray[np.int32], masked: bool
-) -> tuple[NDArray[np.int32], Ints, NDArray[np.float32]]:
-    n, S = marks.shape[0], marks.shape[1] - 1
-    positions = np.empty((n, S), np.int64)
-    loss_mask = np.empty((n, S), np.float32)
-    for row in range(n):
-        marks[row, 0] = 0
-        if masked:
-            position = 0
-            for i in range(S):
-                position = 0 if marks[row, i] else position
-                positions[row, i] = position
-                position += 1
-                loss_mask[row, i] = 0.0 if marks[row, i + 1] else 1.0
-        else:
-            for i in range(S):
-                positions[row, i] = i
-            loss_mask[row] = 1.0
-        document = np.int32(0)
-        for i in range(S):
-            document += marks[row, i]
-            marks[row, i] = document
-    return marks[:, :S], positions, loss_mask
+def _fill(
+    tokens: NDArray[Any],
+    starts: Ints,
+    documents: NDArray[Any],
+    ends: Ints,
+    next_documents: NDArray[Any],
+    next_ends: Ints,
+    slots: NDArray[Any],
+    first: int,
+    lead: int,
+    numbers: Ints,
+    rows: Ints,
+    masked: bool,
+    window: Ints,
+    document_ids: NDArray[np.int32],
+    positions: Ints,
+    loss_mask: NDArray[np.float32],
+) -> None:
+    S = document_ids.shape[1]
+    for i in range(len(numbers)):
+        row = rows[i]
+        here, here_ends = documents, ends
+        at = lead + np.int64(slots[numbers[i] - first]) * S
+        place, high = 0, len(ends)  # the first document that ends behind `at`
+        while place < high:
+            middle = (place + high) // 2
+            if ends[middle] > at:
+                high = middle
+            else:
+                place = middle + 1
+        to, origin, document = 0, 0, np.int32(0)
+        while to <= S:
+            if place == len(here_ends):
+                here, here_ends, place, at = next_documents, next_ends, 0, np.int64(0)
+            start = here_ends[place - 1] if place > 0 else np.int64(0)
+            size = min(here_ends[place] - at, S + 1 - to)
+            source = starts[here[place]] + at - start
+            if at == start and to > 0:
+                document += np.int32(1)
+                if masked:
+                    origin = to
+                    loss_mask[row, to - 1] = 0.0
+            # slices: with an index that cannot be negative, these loops are compiled to vectors
+            given, taken = tokens[source : source + size], window[row, to : to + size]
+            for k in range(size):
+                taken[k] = given[k]
+            inputs = min(size, S - to)
+            ids, along = document_ids[row, to : to + inputs], positions[row, to : to + inputs]
+            mask = loss_mask[row, to : to + inputs]
+            for k in range(inputs):
+                ids[k] = document
+            for k in range(inputs):
+                along[k] = to - origin + k
+            for k in range(inputs):
+                mask[k] = 1.0
+            at += size
+            to += size
+            place += 1
 
 
 try:
     from numba import njit
 
-    copy_ranges = njit(cache=True, nogil=True)(_copy)
+    fill_rows = njit(cache=True, nogil=True)(_fill)
     stream_ends = njit(cache=True, nogil=True)(_ends)
-    finish = njit(cache=True, nogil=True)(_finish)
 except ImportError:  # it comes with the extra `data`
-    copy_ranges, stream_ends, finish = copy_in_numpy, ends_in_numpy, finish_in_numpy
+    fill_rows, stream_ends = fill_in_numpy, ends_in_numpy

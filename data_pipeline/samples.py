@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,25 +140,28 @@ class PackedSamples:
         document_ids: int32 [n, S]; 0, 1, ... along a row: which document of the row a token is in.
         """
         wanted = np.asarray(indices, np.int64).reshape(-1)
-        if wanted.size and wanted.min() < 0:
-            raise InputError(f"sample {wanted.min()}: samples are numbered from 0")
+        if wanted.size and (least := min(wanted.tolist())) < 0:
+            raise InputError(f"sample {least}: samples are numbered from 0")
         n, S = len(wanted), self.sequence_length
-        window = np.empty((n, S + 1), np.int64)
-        starts = np.zeros((n, S + 1), np.int32)  # 1 where a document starts
+        rows = _Rows(
+            np.empty((n, S + 1), np.int64),
+            np.empty((n, S), np.int32),
+            np.empty((n, S), np.int64),
+            np.empty((n, S), np.float32),
+        )
         if len(self._sources) == 1:
-            self._sources[0].read(wanted, np.arange(n), window, starts)
+            self._sources[0].read(wanted, np.arange(n), self.document_mask, rows)
         else:
             which, within = self._blend.locate(wanted)
-            for number in np.unique(which):
-                rows = np.flatnonzero(which == number)
-                self._sources[number].read(within[rows], rows, window, starts)
-        document_ids, positions, loss_mask = gather.finish(starts, self.document_mask)
+            for number in set(which.tolist()):
+                at = np.flatnonzero(which == number)
+                self._sources[number].read(within[at], at, self.document_mask, rows)
         return {
-            "tokens": window[:, :S],
-            "labels": window[:, 1:],
-            "loss_mask": loss_mask,
-            "position_ids": positions,
-            "document_ids": document_ids,
+            "tokens": rows.window[:, :S],
+            "labels": rows.window[:, 1:],
+            "loss_mask": rows.loss_mask,
+            "position_ids": rows.positions,
+            "document_ids": rows.document_ids,
         }
 
 
@@ -186,6 +189,15 @@ def split_of(hashes: Hashes, fractions: tuple[float, float, float]) -> NDArray[n
     return np.minimum(found, np.int8(last))
 
 
+class _Rows(NamedTuple):
+    """A batch, as `gather.fill_rows` fills it."""
+
+    window: Ints
+    document_ids: NDArray[np.int32]
+    positions: Ints
+    loss_mask: NDArray[np.float32]
+
+
 @dataclass(frozen=True)
 class _Epoch:
     """One epoch of a source: its shuffled documents, and which slot each of its samples reads."""
@@ -193,7 +205,9 @@ class _Epoch:
     documents: NDArray[Any]  # [D] numbers of documents, in reading order
     ends: Ints  # [D] tokens up to the end of each, in that order
     first_slot: int
+    lead: int  # tokens of it before its first slot
     slots: NDArray[Any]  # [samples] the slot, less first_slot, that each sample of it reads
+    seam: int  # the sample that reads the last slot, and on into the next epoch
 
 
 class _Source:
@@ -211,18 +225,15 @@ class _Source:
         self.sequence_length = sequence_length
         hashes = document_hashes(self.shard)
         self.identity = shard_identity(self.shard, hashes)
-        offsets = self.shard.document_offsets
-        lengths = np.diff(offsets)
-        mine = lengths > 0
-        if fractions[SPLITS.index(split)] < 1:
-            mine &= split_of(hashes, fractions) == SPLITS.index(split)
-        every = bool(mine.all())
-        self.starts: Ints = offsets[:-1] if every else offsets[:-1][mine]
-        lengths = lengths if every else lengths[mine]
-        self.num_tokens = int(lengths.sum())
-        if self.num_tokens < 2**31:  # faster to shuffle
-            lengths = lengths.astype(np.int32)
-        self.lengths: NDArray[np.integer[Any]] = lengths
+        self.starts: Ints = self.shard.document_offsets[:-1]
+        self.lengths: NDArray[np.integer[Any]] = self.shard.document_lengths
+        some = fractions[SPLITS.index(split)] < 1
+        if some or (self.lengths == 0).any():
+            mine = self.lengths > 0
+            if some:
+                mine &= split_of(hashes, fractions) == SPLITS.index(split)
+            self.starts, self.lengths = self.starts[mine], self.lengths[mine]
+        self.num_tokens = int(self.lengths.sum(dtype=np.int64))
         self._cache: dict[int, _Epoch] = {}
         self._lock = Lock()
         if self.num_tokens <= sequence_length:
@@ -234,48 +245,27 @@ class _Source:
                 f"{fractions[SPLITS.index(split)]:g}, or a smaller sequence_length"
             )
 
-    def read(self, numbers: Ints, rows: Ints, window: Ints, starts: NDArray[np.int32]) -> None:
-        """Fill ``window`` and ``starts`` [rows, S + 1] with samples ``numbers`` of this source."""
-        epochs = self._epoch_of_slot(numbers)  # samples keep to their epoch: same count of slots
-        present = sorted(set(epochs.tolist()))
+    def read(self, numbers: Ints, at: Ints, masked: bool, rows: _Rows) -> None:
+        """Samples ``numbers`` of this source into ``rows`` at ``at``."""
+        # samples keep to the epoch of their number: it has as many slots
+        epochs = [number * self.sequence_length // self.num_tokens for number in numbers.tolist()]
+        present = set(epochs)
         for epoch in present:
             if len(present) == 1:
-                self._read(epoch, numbers, rows, window, starts)
+                self._read(epoch, numbers, at, masked, rows)
             else:
-                at = epochs == epoch
-                self._read(epoch, numbers[at], rows[at], window, starts)
+                mine = np.array(epochs) == epoch
+                self._read(epoch, numbers[mine], at[mine], masked, rows)
 
-    def _read(
-        self, number: int, numbers: Ints, rows: Ints, window: Ints, starts: NDArray[np.int32]
-    ) -> None:
+    def _read(self, number: int, numbers: Ints, at: Ints, masked: bool, rows: _Rows) -> None:
         """The samples that start in epoch ``number``."""
-        S = self.sequence_length
         epoch = self._epoch(number)
-        slots = epoch.first_slot + epoch.slots[numbers - epoch.first_slot].astype(np.int64)
-        begin, into = slots * S - number * self.num_tokens, rows * (S + 1)
-        left = self.num_tokens - begin
-        self._copy(epoch, begin, np.minimum(left, S + 1), into, window, starts)
-        if left.min() <= S:  # these read on into the next epoch
-            across = np.flatnonzero(left <= S)
-            rest, into = S + 1 - left[across], into[across] + left[across]
-            self._copy(self._epoch(number + 1), np.zeros_like(rest), rest, into, window, starts)
-
-    def _copy(
-        self,
-        epoch: _Epoch,
-        begin: Ints,
-        length: Ints,
-        into: Ints,
-        window: Ints,
-        starts: NDArray[np.int32],
-    ) -> None:
-        gather.copy_ranges(
-            self.shard.tokens, self.starts, epoch.documents, epoch.ends, begin, length, into,
-            window.reshape(-1), starts.reshape(-1),
+        following = self._epoch(number + 1) if epoch.seam in numbers.tolist() else epoch
+        gather.fill_rows(
+            self.shard.tokens, self.starts, epoch.documents, epoch.ends,
+            following.documents, following.ends, epoch.slots, epoch.first_slot, epoch.lead,
+            numbers, at, masked, *rows,
         )  # fmt: skip
-
-    def _epoch_of_slot(self, slots: Ints) -> Ints:
-        return slots * self.sequence_length // self.num_tokens
 
     def _first_slot(self, epoch: int) -> int:
         return -(-epoch * self.num_tokens // self.sequence_length)
@@ -292,11 +282,14 @@ class _Source:
         documents = shuffled(len(self.lengths), *self.key, "documents", number)
         first = self._first_slot(number)
         count = self._first_slot(number + 1) - first
+        slots = shuffled(count, *self.key, "slots", number)
         return _Epoch(
             documents=documents,
             ends=gather.stream_ends(self.lengths, documents),
             first_slot=first,
-            slots=shuffled(count, *self.key, "slots", number),
+            lead=first * self.sequence_length - number * self.num_tokens,
+            slots=slots,
+            seam=first + int(slots.argmax()),
         )
 
 

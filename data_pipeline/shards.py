@@ -35,6 +35,7 @@ _DTYPES: dict[int, np.dtype[Any]] = {
     )
 }
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
+_CHECKING = 1 << 14  # entries of an index at a time
 _COUNTING = 1 << 20  # tokens at a time; bincount widens them to int64
 
 Tokens = NDArray[np.integer[Any]]
@@ -209,6 +210,7 @@ class Shard:
     missing, cut short, or disagree.
     """
 
+    index: NDArray[np.uint8]  # the whole .idx
     sequence_lengths: NDArray[np.int32]
     pointers: NDArray[np.int64]
     document_indices: NDArray[np.int64]
@@ -222,9 +224,9 @@ class Shard:
                     f"{path}: no such file: a shard is a pair .idx and .bin; give their common "
                     f"prefix, or make them with tools/prepare_corpus.py"
                 )
-        index = self._open_index(idx_path(prefix))
+        self.index = self._open_index(idx_path(prefix))
         self.num_tokens = int(self.sequence_lengths.sum(dtype=np.int64))
-        self._check_index(idx_path(prefix), index)
+        self._check_index(idx_path(prefix))
         self.tokens = self._open_tokens(bin_path(prefix))
 
     def _open_index(self, path: Path) -> NDArray[np.uint8]:
@@ -252,10 +254,18 @@ class Shard:
         self.document_indices = np.frombuffer(index, "<i8", boundaries, at + 12 * sequences)
         return index
 
-    def _check_index(self, path: Path, index: NDArray[np.uint8]) -> None:
+    def _check_index(self, path: Path) -> None:
         ends = self.document_indices
         sequences = len(self.sequence_lengths)
-        if len(ends) == 0 or ends[0] != 0 or ends[-1] != sequences or (np.diff(ends) < 0).any():
+        self._one_each = len(ends) == sequences + 1  # a sequence to each document: nearly always
+        for first in range(0, len(ends), _CHECKING) if self._one_each else ():
+            piece = ends[first : first + _CHECKING]
+            if not (piece == np.arange(first, first + len(piece))).all():
+                self._one_each = False
+                break
+        if not self._one_each and (
+            len(ends) == 0 or ends[0] != 0 or ends[-1] != sequences or (np.diff(ends) < 0).any()
+        ):
             raise _damaged(path, f"has document boundaries that do not span {sequences} sequences")
         if sequences and int(self.sequence_lengths.min()) < 0:
             raise _damaged(path, "has a sequence of negative length")
@@ -282,16 +292,31 @@ class Shard:
 
         Raises InputError where the byte offsets are not those of sequences laid end to end.
         """
-        offsets = np.zeros(len(self.sequence_lengths) + 1, np.int64)
-        np.cumsum(self.sequence_lengths, dtype=np.int64, out=offsets[1:])
-        wrong = np.flatnonzero(self.pointers != offsets[:-1] * self.dtype.itemsize)
-        if wrong.size:
-            raise _damaged(
-                idx_path(self.prefix),
-                f"puts sequence {wrong[0]} at byte {self.pointers[wrong[0]]} "
-                f"where the lengths before it add to {offsets[wrong[0]] * self.dtype.itemsize}",
-            )
-        return offsets[self.document_indices]
+        count = len(self.sequence_lengths)
+        offsets = np.empty(count + 1, np.int64)
+        offsets[0] = 0
+        for first in range(0, count, _CHECKING):  # what is read unaligned stays in the cache
+            last = min(first + _CHECKING, count)
+            ends = offsets[first + 1 : last + 1]
+            ends[:] = self.sequence_lengths[first:last]
+            ends[0] += offsets[first]
+            np.cumsum(ends, out=ends)
+            wrong = self.pointers[first:last] != offsets[first:last] * self.dtype.itemsize
+            if wrong.any():
+                at = first + int(wrong.argmax())
+                raise _damaged(
+                    idx_path(self.prefix),
+                    f"puts sequence {at} at byte {self.pointers[at]} "
+                    f"where the lengths before it add to {offsets[at] * self.dtype.itemsize}",
+                )
+        return offsets if self._one_each else offsets[self.document_indices]
+
+    @property
+    def document_lengths(self) -> NDArray[np.integer[Any]]:
+        """int32 [documents] where each is one sequence, else int64: how many tokens each has."""
+        if self._one_each:
+            return np.require(self.sequence_lengths, np.int32, "A")
+        return np.diff(self.document_offsets)
 
     def document(self, number: int) -> Tokens:
         """The tokens of one document: a view."""

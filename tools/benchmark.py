@@ -17,7 +17,6 @@ passed on to it.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import os
@@ -30,13 +29,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from trivium.data_pipeline.config_tree import load
 from trivium.data_pipeline.errors import InputError, fail_clean
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # run by its path, this file does not see its own folder's package
+sys.path.insert(0, str(ROOT))  # see command.py
 
 from tools.benchmarks.workload import Workload  # noqa: E402
+from tools.command import parse, parser  # noqa: E402
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 2e-3}  # of losses between peers, relative
 PART = "data_"  # modules of tools/benchmarks that begin so are the parts of `data`
@@ -239,14 +238,9 @@ def _print_ratio(what: str, ratios: Sequence[float]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the comparison that the command line names and print it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("comparison", choices=["step", "scaling", "data"])
-    parser.add_argument("--config", help="YAML file of the same keys")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
-    parsed = parser.parse_intermixed_args(arguments)
-    asked = load(Benchmark, parsed.config, parsed.overrides)
+    given = parser(__doc__)
+    given.add_argument("comparison", choices=["step", "scaling", "data"])
+    parsed, asked = parse(given, Benchmark, arguments)
     measured: Any
     if parsed.comparison == "data":
         measured = data(asked)

@@ -11,7 +11,6 @@ documents: their ids, and their text where the tokenizer is known (from the mani
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 from dataclasses import dataclass
@@ -19,11 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
-from trivium.data_pipeline.config_tree import load
 from trivium.data_pipeline.errors import InputError, fail_clean
 from trivium.data_pipeline.manifest import MANIFEST, Manifest, require_tokenizer
 from trivium.data_pipeline.shards import Shard, unigram_entropy
 from trivium.data_pipeline.tokenizer import Tokenizer, load_tokenizer
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # see command.py
+
+from tools.command import read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,13 +123,7 @@ def _show(shard: Shard, number: int, tokens: int, tokenizer: Tokenizer | None) -
 
 def main() -> None:
     """Inspect the shard that the command line names."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", help="YAML file of the same keys")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
-    arguments = parser.parse_intermixed_args()
-    inspect(load(InspectShards, arguments.config, arguments.overrides))
+    inspect(read(InspectShards, __doc__))
 
 
 if __name__ == "__main__":

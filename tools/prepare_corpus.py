@@ -10,16 +10,19 @@ goes on where it was.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass, fields
+from pathlib import Path
 
-from trivium.data_pipeline.config_tree import load
 from trivium.data_pipeline.errors import InputError, fail_clean
 from trivium.data_pipeline.manifest import Manifest
 from trivium.data_pipeline.prepare import prepare_corpus
 from trivium.data_pipeline.progress import progress_bars
 from trivium.data_pipeline.recipe import Recipe
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # see command.py
+
+from tools.command import read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +38,7 @@ class PrepareCorpus(Recipe):
 
 def main() -> None:
     """Run the recipe that the command line names, and say what came of it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", help="YAML file of the same keys")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
-    arguments = parser.parse_intermixed_args()
-    asked = load(PrepareCorpus, arguments.config, arguments.overrides)
+    asked = read(PrepareCorpus, __doc__)
     if not asked.out:
         raise InputError("out: name the folder to prepare the corpus in: out=build/data/mine")
     with progress_bars() as progress:

@@ -6,14 +6,17 @@ python tools/train_tokenizer.py out=build/tokenizer kind=sentencepiece-unigram
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
-from trivium.data_pipeline.config_tree import load
 from trivium.data_pipeline.documents import PYTHON_DOCS, OnError, SplitText, read_documents
 from trivium.data_pipeline.errors import InputError, fail_clean
 from trivium.data_pipeline.tokenizer_training import TokenizerKind, train_tokenizer
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # see command.py
+
+from tools.command import read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +36,7 @@ class TrainTokenizer:
 
 def main() -> None:
     """Train the tokenizer that the command line names, and say what came of it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", help="YAML file of the same keys")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
-    arguments = parser.parse_intermixed_args()
-    asked = load(TrainTokenizer, arguments.config, arguments.overrides)
+    asked = read(TrainTokenizer, __doc__)
     if not asked.out:
         raise InputError("out: name the folder for the tokenizer: out=build/tokenizer")
     documents = read_documents(

@@ -47,3 +47,16 @@ def test_any_index_without_the_ones_before():
 def test_weights_that_mean_nothing(weights):
     with pytest.raises(InputError, match="blend"):
         Blend(weights)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS, ids=lambda w: f"{len(w)}-{w[0]}")
+def test_few_are_located_as_many_are(weights):
+    blend = Blend(weights)
+    for first in (0, 10**9, 10**15):
+        many = np.arange(first, first + 64)
+        source, within = blend.locate(many)
+        for start in range(0, 64, 8):
+            at, number = blend.locate(many[start : start + 8])
+            assert at.tolist() == source[start : start + 8].tolist()
+            assert number.tolist() == within[start : start + 8].tolist()
+    assert [len(part) for part in blend.locate(many[:0])] == [0, 0]

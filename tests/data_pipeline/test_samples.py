@@ -295,9 +295,8 @@ def test_compiled_or_not_samples_are_the_same(make_shard, monkeypatch):
             chosen = {"sequence_length": length, "document_mask": mask}
             compiled = samples(prefix, **chosen).gather(wanted)
             with monkeypatch.context() as patch:
-                patch.setattr(gather, "copy_ranges", gather.copy_in_numpy)
+                patch.setattr(gather, "fill_rows", gather.fill_in_numpy)
                 patch.setattr(gather, "stream_ends", gather.ends_in_numpy)
-                patch.setattr(gather, "finish", gather.finish_in_numpy)
                 patch.setattr(permutation, "sort_into", permutation.sort_in_numpy)
                 plain = samples(prefix, **chosen).gather(wanted)
             for name, array in plain.items():
@@ -313,3 +312,18 @@ def test_a_permutation_sorted_either_way(count, monkeypatch):
     assert (permutation.shuffled(count, 5, "key") == order).all()
     if count > 60:
         assert (permutation.shuffled(count, 6, "key") != order).any()
+
+
+def test_numbers_whose_keys_begin_alike_are_sorted_by_all_of_them():
+    """Of so many keys some agree in all bits that there are beside a number."""
+    pytest.importorskip("numba")
+    count, start = 6_000_000, np.uint64(5)
+    order = np.empty(count, np.uint32)
+    permutation.sort_into(order, start)
+    keys = permutation.keys(count, start)[order]
+    assert (keys[1:] > keys[:-1]).all()
+    alike = keys >> np.uint64((count - 1).bit_length())
+    number = order[:-1][alike[1:] == alike[:-1]].astype(np.int64)
+    after = order[1:][alike[1:] == alike[:-1]]
+    assert (number < after).any()
+    assert (number > after).any()

@@ -13,7 +13,6 @@ kernel: on a shared machine wall time says little. Every contestant has one thre
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import os
@@ -28,7 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trivium.data_pipeline.config_tree import load
+from tools.command import read
 from trivium.data_pipeline.errors import InputError, fail_clean
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,12 +145,7 @@ def main(part: Part, arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(part: Part, given: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        description=sys.modules["__main__"].__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
-    asked = load(Asked, None, parser.parse_args(given).overrides)
+    asked = read(Asked, sys.modules["__main__"].__doc__, given)
     answer = compare(part, asked)
     if asked.out:
         Path(asked.out).write_text(json.dumps(answer, indent=1) + "\n", encoding="utf-8")
