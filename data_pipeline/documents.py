@@ -204,12 +204,9 @@ class _Reading:
             if not document.text or document.text.isspace():
                 self.counts.empty += 1
                 continue
-            try:
-                self.counts.text_bytes += len(document.text.encode())
-            except UnicodeEncodeError:  # a record that a caller's parser let through
-                self._bad(file, document.id, "the text holds a lone surrogate")
-                continue
-            self.counts.documents += 1
+            if self.rejected is None:  # who takes the rejects counts the rest as well
+                self.counts.text_bytes += utf8_length(document.text)
+                self.counts.documents += 1
             yield document
 
     def _topics(self, file: InputFile) -> Iterator[Document]:
@@ -376,6 +373,11 @@ class _Reading:
             raise InputError(
                 f"{file.name}: cannot be read ({error.strerror}): check the file and its rights"
             ) from error
+
+
+def utf8_length(text: str) -> int:
+    """Bytes of `text`."""
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def _whole_characters(raw: bytes) -> int:

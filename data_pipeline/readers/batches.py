@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ..documents import ReadCounts, read_documents
+from ..documents import ReadCounts, read_documents, utf8_length
 from ..errors import InputError
 from .options import Counts, Log, ReadOptions, Record, printable
 from .sources import DAMAGE, Source, find_sources
@@ -106,25 +106,31 @@ class _Batcher:
         self._rows = list[tuple[str, str, str, str | None, str | None]]()
         self._tables = list[pa.Table]()
         self._bytes = 0
+        self._source = "", ""  # the last one, and as it is shown
 
     def add_record(self, source: str, record: Record, log: Log) -> Iterator[pa.Table]:
         """Take a record; gives the batch that it does not fit into any more."""
         if not record.text or record.text.isspace():
             self._counts.empty += 1
             return
-        text_bytes = len(record.text.encode())
+        text_bytes = utf8_length(record.text)
         if text_bytes > self._options.max_document_bytes:
             log.reject(source, f"record {record.id}", self._large(text_bytes))
             return
-        name, id = printable(source), printable(record.id)
-        url = None if record.url is None else printable(record.url)
-        size = text_bytes + _ROW_BYTES + sum(len(s.encode()) for s in (name, id, url or ""))
+        name, id = self._name(source), _printable(record.id)
+        url = None if record.url is None else _printable(record.url)
+        size = text_bytes + _ROW_BYTES + sum(map(utf8_length, (name, id, url or "")))
         if self._bytes + size > self._options.batch_bytes:
             yield from self.flush()
         self._rows.append((record.text, id, name, url, record.mime))
         self._bytes += size
         self._counts.documents += 1
         self._counts.text_bytes += text_bytes
+
+    def _name(self, source: str) -> str:
+        if source != self._source[0]:
+            self._source = source, printable(source)
+        return self._source[1]
 
     def add_table(self, source: str, table: pa.Table, log: Log) -> Iterator[pa.Table]:
         """Take rows; gives the batches that they fill."""
@@ -172,6 +178,10 @@ class _Batcher:
     def _large(self, size: int) -> str:
         limit = self._options.max_document_bytes
         return f"{size} bytes of text, over max_document_bytes {limit}"
+
+
+def _printable(text: str) -> str:
+    return text if text.isascii() else printable(text)
 
 
 def _row_bytes(table: pa.Table) -> NDArray[np.int64]:
