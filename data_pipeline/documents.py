@@ -268,7 +268,9 @@ class _Reading:
             elements = Elements(pieces, self.limit)
             for position, cut in enumerate(elements, 1):
                 name = str(position - 1)
-                yield from self._cut(file, f"record {name}", name, cut, elements.open)
+                document = self._cut(file, f"record {name}", name, cut, elements.open)
+                if document is not None:
+                    yield document
             if elements.open and not self.damaged:
                 self._bad(
                     file, f"record {max(position, 1) - 1}", "the array ends in it, without a ]"
@@ -279,33 +281,35 @@ class _Reading:
                 cut = cut._replace(raw=cut.raw.removeprefix(_BOM))
             if cut.raw is None or cut.raw.strip():
                 where = f"line {number}" + (" behind the array" if offset else "")
-                yield from self._cut(file, where, str(position + number), cut, self.damaged)
+                document = self._cut(file, where, str(position + number), cut, self.damaged)
+                if document is not None:
+                    yield document
 
     def _cut(
         self, file: InputFile, where: str, id: str, cut: Cut, partial: bool
-    ) -> Iterator[Document]:
+    ) -> Document | None:
         """The document of a record; a `partial` one, where it is whole after all."""
         if cut.raw is None:
             if not partial:
                 self._large(file, f"{where} (byte {cut.offset})", f"{cut.size} bytes")
-            return
+            return None
         try:
             record = orjson.loads(cut.raw)
         except ValueError as error:
             if partial:
-                return
+                return None
             text = self._decode(file, cut.offset, cut.raw)  # bad UTF-8 is reported as what it is
             if text is None:
-                return
+                return None
             try:
                 record = orjson.loads(text)
             except ValueError:
                 what = f"not valid JSON ({error}): mend the line or set on_error=skip"
                 self._bad(file, f"{where} (byte {cut.offset})", what)
-                return
-        yield from self._record(file, where, id, record)
+                return None
+        return self._record(file, where, id, record)
 
-    def _record(self, file: InputFile, where: str, id: str, record: Any) -> Iterator[Document]:
+    def _record(self, file: InputFile, where: str, id: str, record: Any) -> Document | None:
         text = record.get(self.text_key) if isinstance(record, dict) else None
         if isinstance(text, list) and all(isinstance(line, str) for line in text):
             text = "\n".join(text)
@@ -313,8 +317,7 @@ class _Reading:
             named, url = record.get(self.id_key), record.get(self.url_key)
             known = isinstance(named, (str, int, float)) and named != ""
             url = url if isinstance(url, str) and url else None
-            yield Document(text, file.name, str(named) if known else id, url)
-            return
+            return Document(text, file.name, str(named) if known else id, url)
         if isinstance(record, dict):
             keys = ", ".join(sorted(key[:40] for key in record)[:20])
             keys += ", ..." if len(record) > 20 else ""
@@ -322,6 +325,7 @@ class _Reading:
         else:
             what = f"a {type(record).__name__}, not an object with a text under {self.text_key!r}"
         self._bad(file, where, what)
+        return None
 
     def _decode(self, file: InputFile, offset: int, raw: bytes) -> str | None:
         try:

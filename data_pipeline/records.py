@@ -47,10 +47,15 @@ def lines(pieces: Iterator[bytes], limit: int, offset: int = 0) -> Iterator[Cut]
     """Every line with its newline; the last may have none. `offset`: of the first byte."""
     held = _Held(limit, offset)
     for piece in pieces:
-        *whole, rest = piece.split(b"\n")
-        for line in whole:
-            held.add(line + b"\n")
+        whole = piece.split(b"\n")
+        rest = whole.pop()
+        if whole and held.size:
+            held.add(whole.pop(0) + b"\n")
             yield held.take()
+        for line in whole:
+            size = len(line) + 1
+            yield Cut(held.offset, size, line + b"\n" if size <= limit else None)
+            held.offset += size
         if rest:
             held.add(rest)
     if held.size:

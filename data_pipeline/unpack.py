@@ -78,10 +78,17 @@ def _up_to_damage(member: zlib._Decompress, data: bytes) -> Iterator[bytes]:
         except zlib.error:
             step >>= 1
             continue
-        if not piece:
-            return
-        yield piece
+        if piece:
+            yield piece
         member, data = attempt, attempt.unconsumed_tail
+        if not piece:
+            break
+    for at in range(len(data)):  # the last byte comes together with the error, were it given all
+        try:
+            if piece := member.decompress(data[at : at + 1]):
+                yield piece
+        except zlib.error:
+            return
 
 
 def _unzstd(raw: IO[bytes]) -> Iterator[bytes]:

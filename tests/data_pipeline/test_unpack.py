@@ -69,14 +69,13 @@ def test_a_cut_loses_nothing_that_is_there():
     assert "ends inside" in problem
 
 
-def test_a_flipped_bit_loses_at_most_the_byte_before_it():
+def test_a_flipped_bit_loses_nothing_before_it():
     chance = random.Random(4)
     packed = gzip.compress(LINES, mtime=0)
-    for _ in range(10):
+    anywhere = [chance.randrange(20, len(packed)) for _ in range(10)]
+    for place in (len(packed) - 1, len(packed) - 8, *anywhere):
         broken = bytearray(packed)
-        broken[chance.randrange(20, len(packed))] ^= 1 << chance.randrange(8)
+        broken[place] ^= 1 << chance.randrange(8)
         found, problem = read(bytes(broken), "a.gz")
-        slowly = byte_by_byte(bytes(broken))
-        assert slowly.startswith(found)
-        assert len(slowly) - len(found) <= 258  # the longest copy of deflate
+        assert found == byte_by_byte(bytes(broken))
         assert problem
