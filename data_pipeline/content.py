@@ -5,7 +5,10 @@ in whatever shard they are. They are kept beside the shard as ``<prefix>.hash``;
 gets that file the first time it is read (one pass, about a gigabyte a second), where the folder
 may be written to.
 
-    magic "TRVHASH1" | sha256 of the .idx, 32 bytes | blake2b-64 of each document's tokens, u64[D]
+    magic "TRVHASH2" | sha256 of the layout, 32 bytes | blake2b-64 of each document's tokens, u64[D]
+
+The layout is the .idx as far as it says something: `Shard.layout`. Files of version 1 are tied to
+the whole .idx, and are read.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from .errors import InputError
 from .files import write_atomic
 from .shards import Shard, Tokens
 
-_MAGIC = b"TRVHASH1"
+_MAGIC, _FIRST_MAGIC = b"TRVHASH2", b"TRVHASH1"
 _HEADER = len(_MAGIC) + 32
 
 Hashes = NDArray[np.uint64]
@@ -49,11 +52,8 @@ def hash_documents(tokens: Tokens, offsets: NDArray[np.integer[Any]]) -> Hashes:
 
 def write_hashes(shard: Shard, hashes: Hashes) -> None:
     """Keep ``hashes`` beside ``shard``."""
-    write_atomic(hash_path(shard.prefix), _header(shard) + hashes.astype("<u8").tobytes())
-
-
-def _header(shard: Shard) -> bytes:
-    return _MAGIC + hashlib.sha256(shard.index.data).digest()
+    content = _MAGIC + shard.layout + hashes.astype("<u8").tobytes()
+    write_atomic(hash_path(shard.prefix), content)
 
 
 def document_hashes(shard: Shard) -> Hashes:
@@ -61,7 +61,10 @@ def document_hashes(shard: Shard) -> Hashes:
     path = hash_path(shard.prefix)
     if path.is_file() and path.stat().st_size == _HEADER + 8 * shard.num_documents:
         content = np.asarray(np.memmap(path, np.uint8, mode="r"))
-        if content[:_HEADER].tobytes() == _header(shard):
+        magic, tied_to = content[: len(_MAGIC)].tobytes(), content[len(_MAGIC) : _HEADER].tobytes()
+        if (magic == _MAGIC and tied_to == shard.layout) or (
+            magic == _FIRST_MAGIC and tied_to == hashlib.sha256(shard.index.data).digest()
+        ):
             return content[_HEADER:].view("<u8")
     hashes = hash_documents(shard.tokens, shard.document_offsets)
     with suppress(InputError):  # a folder that may not be written to: computed again next time

@@ -41,6 +41,7 @@ SPLITS = ("train", "validation", "test")
 Ints = NDArray[np.int64]
 
 _COUNTED = 1 << 24  # tokens of each shard, for the unigram entropy
+_LARGE = 1 << 17  # bytes of an array that an allocator may ask the system for
 _ORDER_VERSION = 1  # part of every fingerprint: raise it when the order of samples changes
 
 
@@ -143,12 +144,7 @@ class PackedSamples:
         if wanted.size and (least := min(wanted.tolist())) < 0:
             raise InputError(f"sample {least}: samples are numbered from 0")
         n, S = len(wanted), self.sequence_length
-        rows = _Rows(
-            np.empty((n, S + 1), np.int64),
-            np.empty((n, S), np.int32),
-            np.empty((n, S), np.int64),
-            np.empty((n, S), np.float32),
-        )
+        rows = _Rows.empty(n, S)
         if len(self._sources) == 1:
             self._sources[0].read(wanted, np.arange(n), self.document_mask, rows)
         else:
@@ -197,6 +193,30 @@ class _Rows(NamedTuple):
     positions: Ints
     loss_mask: NDArray[np.float32]
 
+    @classmethod
+    def empty(cls, n: int, S: int) -> _Rows:
+        """A batch to fill.
+
+        A large one is one block: the allocator keeps that for the next batch, where it would give
+        four pieces back to the system, and the next four were faulted in anew.
+        """
+        wide, narrow = 8 * n * S, 4 * n * S
+        if wide < _LARGE:
+            return cls(
+                np.empty((n, S + 1), np.int64),
+                np.empty((n, S), np.int32),
+                np.empty((n, S), np.int64),
+                np.empty((n, S), np.float32),
+            )
+        block = np.empty(8 * n + 2 * wide + 2 * narrow, np.uint8)
+        at = 8 * n + wide  # behind the window
+        return cls(
+            np.ndarray((n, S + 1), np.int64, block),
+            np.ndarray((n, S), np.int32, block, at + wide),
+            np.ndarray((n, S), np.int64, block, at),
+            np.ndarray((n, S), np.float32, block, at + wide + narrow),
+        )
+
 
 @dataclass(frozen=True)
 class _Epoch:
@@ -228,7 +248,7 @@ class _Source:
         self.starts: Ints = self.shard.document_offsets[:-1]
         self.lengths: NDArray[np.integer[Any]] = self.shard.document_lengths
         some = fractions[SPLITS.index(split)] < 1
-        if some or (self.lengths == 0).any():
+        if some or not self.lengths.all():
             mine = self.lengths > 0
             if some:
                 mine &= split_of(hashes, fractions) == SPLITS.index(split)

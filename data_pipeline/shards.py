@@ -10,6 +10,7 @@ A document is a run of sequences, and B = documents + 1. Only multimodal shards 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 from array import array
@@ -248,8 +249,9 @@ class Shard:
         if self.dtype.kind not in "iu":
             raise _damaged(path, f"holds {self.dtype.name} values, not token ids")
         at = _HEADER.size
-        # The header is 34 bytes, so these are unaligned views; numpy reads them as they are.
-        self.sequence_lengths = np.frombuffer(index, "<i4", sequences, at)
+        # The header is 34 bytes, so these are unaligned views, which numpy reads piece by piece;
+        # the lengths are copied, as they are read several times over.
+        self.sequence_lengths = np.frombuffer(index, "<i4", sequences, at).astype(np.int32)
         self.pointers = np.frombuffer(index, "<i8", sequences, at + 4 * sequences)
         self.document_indices = np.frombuffer(index, "<i8", boundaries, at + 12 * sequences)
         return index
@@ -286,6 +288,18 @@ class Shard:
     def num_documents(self) -> int:
         return len(self.document_indices) - 1
 
+    @property
+    def layout(self) -> bytes:
+        """sha256 of the header, the lengths, and, where a document is not one sequence, boundaries.
+
+        The rest of an index follows from these (`document_offsets` sees to that), but for modes.
+        """
+        lengths_end = _HEADER.size + 4 * len(self.sequence_lengths)
+        digest = hashlib.sha256(self.index[:lengths_end].data)
+        if not self._one_each:
+            digest.update(np.ascontiguousarray(self.document_indices, "<i8").data)
+        return digest.digest()
+
     @cached_property
     def document_offsets(self) -> NDArray[np.int64]:
         """int64 [documents + 1]: where each document starts in ``tokens``, and where the last ends.
@@ -315,7 +329,7 @@ class Shard:
     def document_lengths(self) -> NDArray[np.integer[Any]]:
         """int32 [documents] where each is one sequence, else int64: how many tokens each has."""
         if self._one_each:
-            return np.require(self.sequence_lengths, np.int32, "A")
+            return self.sequence_lengths
         return np.diff(self.document_offsets)
 
     def document(self, number: int) -> Tokens:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -269,6 +270,21 @@ def test_without_a_hash_file_in_a_folder_that_cannot_be_written(numbered, monkey
     monkeypatch.setattr("trivium.data_pipeline.content.write_atomic", refused)
     assert samples(numbered).fingerprint == with_file
     assert not hash_path(numbered).exists()
+
+
+def test_hash_files_of_either_version_are_read_and_of_another_shard_are_not(make_shard):
+    prefix = make_shard("a", [[1, 2], [3]])
+    wanted = document_hashes(Shard(prefix))
+    second = hash_path(prefix).read_bytes()
+    old = b"TRVHASH1" + hashlib.sha256(idx_path(prefix).read_bytes()).digest() + b"\7" * 16
+    for content in (second[:40] + b"\7" * 16, old):
+        hash_path(prefix).write_bytes(content)
+        assert document_hashes(Shard(prefix)).tolist() == [0x0707070707070707] * 2
+    for content in (b"TRVHASH3" + second[8:], old[:8] + b"\0" * 32 + old[40:], second[:39]):
+        hash_path(prefix).write_bytes(content)
+        assert document_hashes(Shard(prefix)).tolist() == wanted.tolist()
+    assert Shard(make_shard("same lengths", [[8, 9], [7]])).layout == Shard(prefix).layout
+    assert Shard(make_shard("other lengths", [[8], [9, 7]])).layout != Shard(prefix).layout
 
 
 def test_far_samples_cost_no_more(numbered):

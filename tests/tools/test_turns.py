@@ -17,6 +17,7 @@ def test_every_second_pass_goes_backwards_and_who_cannot_run_is_left_out(capsys)
     assert "| all | tbbt |" in printed
     assert "trivium / b: " in printed
     assert "(bar: at least 1e+09) MISSED" in printed
+    assert "bars: 0 of 1 met; missed: trivium / b; a line" in printed
     assert [one.keys() for one in found["passes"]] == [{"trivium", "b"}] * 2
     assert all(turn["cpu"] > 0 for one in found["passes"] for turn in one.values())
     (ratio,) = found["ratios"].values()

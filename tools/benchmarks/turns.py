@@ -7,7 +7,8 @@ second pass goes backwards (A B C C B A), so a machine that grows slower touches
 ratios are taken pass by pass. Seconds are CPU seconds of the process and its children, in user and
 kernel: on a shared machine wall time says little. Every contestant has one thread to a library.
 
-    python -m tools.benchmarks.data_PART [key=value ...]           the fields of `Asked`
+    python -m tools.benchmarks.data_PART [key=value ...]           the fields of `Asked`, or of
+                                                                   the part's own form of it
     python -m tools.benchmarks.data_PART contestant NAME FOLDER    one turn; JSON on the last line
 """
 
@@ -25,7 +26,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tools.command import read
 from trivium.data_pipeline.errors import InputError, fail_clean
@@ -82,6 +83,7 @@ class Measurement:
 
 
 Passes = list[dict[str, Measurement]]
+Clock = Literal["cpu", "wall"]
 
 
 class Broken(RuntimeError):
@@ -130,9 +132,10 @@ class Part:
 
     module: str  # dotted, to start contestants from
     contestants: Mapping[str, Contestant]
-    prepare: Callable[[Asked, Path], dict[str, Any]]  # writes inputs; facts about them
+    prepare: Callable[[Any, Path], dict[str, Any]]  # of the form: writes inputs; facts about them
     judge: Callable[[Any, Path], dict[str, Any]]  # of a contestant's result, untimed
     report: Callable[[Passes, dict[str, Any]], Report]
+    form: type[Asked] = Asked  # what may be asked of it
 
 
 def main(part: Part, arguments: Sequence[str] | None = None) -> int:
@@ -145,7 +148,7 @@ def main(part: Part, arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(part: Part, given: Sequence[str]) -> None:
-    asked = read(Asked, sys.modules["__main__"].__doc__, given)
+    asked = read(part.form, sys.modules["__main__"].__doc__, given)
     answer = compare(part, asked)
     if asked.out:
         Path(asked.out).write_text(json.dumps(answer, indent=1) + "\n", encoding="utf-8")
@@ -189,14 +192,18 @@ def _present(part: Part, asked: Asked) -> list[str]:
     if unknown:
         raise InputError(f"peers: no {unknown[0]!r}; known: {', '.join(part.contestants)}")
     names = []
+    missing: dict[str, list[str]] = {}  # why -> whom
     for name, contestant in part.contestants.items():
         if asked.peers and name not in asked.peers and not name.startswith(OURS):
             continue
         if contestant.needs and importlib.util.find_spec(contestant.needs) is None:
             remedy = contestant.install or f"pip install {contestant.needs}"
-            print(f"{name} is left out: {contestant.needs} is not installed ({remedy})")
+            why = f"left out: {contestant.needs} is not installed ({remedy})"
+            missing.setdefault(why, []).append(name)
             continue
         names.append(name)
+    for why, who in missing.items():
+        print(f"{', '.join(who)} {'is' if len(who) == 1 else 'are'} {why}")
     return names
 
 
@@ -228,16 +235,17 @@ def _cpu() -> float:
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
-def seconds(passes: Passes, name: str) -> list[float]:
-    """CPU seconds of a contestant, pass by pass."""
-    return [one[name].cpu for one in passes]
+def seconds(passes: Passes, name: str, clock: Clock = "cpu") -> list[float]:
+    """Seconds of a contestant, pass by pass."""
+    return [getattr(one[name], clock) for one in passes]
 
 
-def quotient(passes: Passes, above: str, below: str) -> list[float]:
-    """CPU seconds of one contestant over another's, pass by pass; empty where one did not run."""
+def quotient(passes: Passes, above: str, below: str, clock: Clock = "cpu") -> list[float]:
+    """Seconds of one contestant over another's, pass by pass; empty where one did not run."""
     if not {above, below} <= passes[0].keys():
         return []
-    return [one[above].cpu / one[below].cpu for one in passes]
+    pairs = zip(seconds(passes, above, clock), seconds(passes, below, clock), strict=True)
+    return [theirs / ours for theirs, ours in pairs]
 
 
 def spread(values: Sequence[float]) -> str:
@@ -252,4 +260,9 @@ def _print(report: Report, passes: int) -> None:
         print("| " + " | ".join(row) + " |")
     for line in [*map(str, report.ratios), *report.failures]:
         print(line)
+    held = [ratio for ratio in report.ratios if ratio.bar is not None]
+    missed = [ratio.what for ratio in held if not ratio.holds] + report.failures
+    if held or missed:
+        met = sum(ratio.holds for ratio in held)
+        print(f"bars: {met} of {len(held)} met; missed: {'; '.join(missed) or 'none'}")
     sys.stdout.flush()
