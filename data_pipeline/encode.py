@@ -71,7 +71,7 @@ class Encoder:
         self._engine: Engine | None = None
 
     def settle(self, documents: Sequence[str] = ()) -> Choice:
-        """Decide now, trying the first half megabyte of ``documents``."""
+        """Decide now, trying the first quarter megabyte of ``documents``."""
         if self._choice is None:
             self._choice, self._engine = choose(self.tokenizer, self.fast, documents)
         return self._choice

@@ -30,7 +30,7 @@ Ints = NDArray[np.int64]
 # (UTF-8, starts, ends) of texts to (ids end to end, number of ids of each text)
 Engine = Callable[[Bytes, Ints, Ints], tuple[NDArray[Any], Ints]]
 
-_TRIED = 1 << 19  # bytes of a run's own documents that are encoded both ways
+_TRIED = 1 << 18  # bytes of a run's own documents that are encoded both ways
 
 
 @dataclass(frozen=True)
