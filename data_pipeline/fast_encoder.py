@@ -16,6 +16,7 @@ from itertools import chain, pairwise
 from typing import Any, Literal, get_args
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from .errors import InputError
@@ -92,7 +93,7 @@ class _Gigatoken:
             raise TypeError(f"{type(tokenizer).__name__} is neither JSON nor SentencePiece")
         # Control tokens are no more than text to us.
         model["added_tokens"] = [t for t in model["added_tokens"] if not t.get("special")]
-        self._model = load_hf_json(json.dumps(model))
+        self._model = load_hf_json(orjson.dumps(model).decode())
 
     def __call__(self, data: Bytes, starts: Ints, ends: Ints) -> tuple[NDArray[np.uint32], Ints]:
         buffer = data.data

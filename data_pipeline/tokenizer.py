@@ -16,6 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import orjson
+
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -187,7 +189,19 @@ class JsonTokenizer(_FileTokenizer):
 
     def json(self) -> dict[str, Any]:
         """The file, parsed, less truncation and padding, which encoding leaves out as well."""
-        return json.loads(self.content) | {"truncation": None, "padding": None}
+        return self._parsed | {"truncation": None, "padding": None}
+
+    @cached_property
+    def _parsed(self) -> dict[str, Any]:
+        try:
+            parsed: dict[str, Any] = orjson.loads(self.content)
+        except ValueError:  # half surrogates, which the standard library reads
+            parsed = json.loads(self.content)
+        return parsed
+
+    @cached_property
+    def _vocabulary(self) -> dict[str, int]:
+        return self._model.get_vocab(with_added_tokens=True)
 
     def added(self) -> list[str]:
         """What is one token wherever it stands in a text: added tokens, less those of control."""
@@ -200,7 +214,7 @@ class JsonTokenizer(_FileTokenizer):
 
     @cached_property
     def vocab_size(self) -> int:
-        return 1 + max(self._model.get_vocab(with_added_tokens=True).values())
+        return 1 + max(self._vocabulary.values())
 
     def encode(self, text: str) -> list[int]:
         return self._model.encode(text, add_special_tokens=False).ids
@@ -220,7 +234,7 @@ class JsonTokenizer(_FileTokenizer):
         return str(self._model.id_to_token(id))
 
     def _pieces(self) -> Iterable[tuple[str, int]]:
-        return self._model.get_vocab(with_added_tokens=True).items()
+        return self._vocabulary.items()
 
 
 class SentencePieceTokenizer(_FileTokenizer):
