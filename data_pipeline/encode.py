@@ -1,16 +1,9 @@
-"""Documents to token ids: one encoder for a process, and a pool of them in order.
-
-`Encoder` is what a process calls on a batch. `encode_documents` reads and batches in the parent,
-and takes results in the order of the batches: the output is the same for any number of workers.
-"""
+"""Documents to token ids: the encoder that a process calls on batches."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
-from itertools import chain, islice, pairwise
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,13 +15,10 @@ from .fast_encoder import Choice, Engine, Fast, as_buffer, choose
 from .long_documents import LONGEST, pieces
 from .shards import Tokens, token_dtype
 from .tokenizer import Tokenizer
-from .workers import default_workers, process_pool
 
 if TYPE_CHECKING:
     from .stages.stage import Texts
 
-_BATCH = 1 << 20  # characters
-_WORTH_A_POOL = 8  # batches; starting processes costs more than encoding fewer than this
 _AT_ONCE = 1 << 20  # bytes that go through an encoder in one call
 
 Ints = NDArray[np.int64]
@@ -160,69 +150,3 @@ def _some_texts(data: NDArray[np.uint8], starts: Ints, ends: Ints) -> list[str]:
         texts.append(str(data[start : min(end, start + left)].data, "utf-8", "ignore"))
         left -= end - start
     return texts
-
-
-def encode_documents(
-    texts: Iterable[str],
-    tokenizer: Tokenizer,
-    *,
-    append_eod: bool = True,
-    workers: int = 0,
-    fast: Fast = "auto",
-) -> Iterator[Encoded]:
-    """``texts`` in batches, encoded by ``workers`` processes (0: as many as there are cores).
-
-    A handful of batches are in flight at a time.
-    """
-    workers = workers or default_workers()
-    batches = _batches(texts)
-    first = list(islice(batches, _WORTH_A_POOL))
-    encode = Encoder(tokenizer, append_eod, fast)
-    if workers == 1 or len(first) < _WORTH_A_POOL:
-        return map(encode, chain(first, batches))
-    encode.settle(first[0])
-    return _in_processes(encode, chain(first, batches), workers)
-
-
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch, size = list[str](), 0
-    for text in texts:
-        batch.append(text)
-        size += len(text)
-        if size >= _BATCH:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _in_processes(encode: Encoder, batches: Iterator[list[str]], workers: int) -> Iterator[Encoded]:
-    pool = process_pool(workers, _start_worker, (encode,))
-    flying: deque[Future[Encoded]] = deque()
-    try:
-        for batch in batches:
-            flying.append(pool.submit(_work, batch))
-            if len(flying) > 2 * workers:
-                yield flying.popleft().result()
-        while flying:
-            yield flying.popleft().result()
-    except BrokenProcessPool as error:
-        raise InputError(
-            "a process that encodes documents was killed, most often for lack of memory: "
-            "run again with fewer workers (workers=1)"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-_encode_here: Callable[[list[str]], Encoded] | None = None
-
-
-def _start_worker(encode: Encoder) -> None:
-    global _encode_here
-    _encode_here = encode
-
-
-def _work(batch: list[str]) -> Any:
-    assert _encode_here is not None
-    return _encode_here(batch)

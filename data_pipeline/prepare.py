@@ -39,6 +39,7 @@ from .manifest import MANIFEST, Manifest, ShardFacts
 from .parts import describe_files
 from .progress import Progress
 from .recipe import Recipe, Source
+from .recipe_report import write_recipe_report
 from .refine import INDEX, Refined, refine
 from .shards import unigram_entropy
 from .tasks import Runner
@@ -66,12 +67,11 @@ def prepare_corpus(
     with exclusive(out / ".lock"):
         given = None if recipe.trains_tokenizer else _given_tokenizer(recipe.tokenizer)
         inputs, size = _inputs(recipe, given)
-        ready = _ready(out, inputs)
-        if ready is not None:
-            return ready
-        with executor_for(recipe.executor, recipe.workers) as executor:
-            run = Runner(executor, progress)
-            manifest = _prepare(recipe, given, inputs, size, out, run)
+        manifest = _ready(out, inputs)
+        if manifest is None:
+            with executor_for(recipe.executor, recipe.workers) as executor:
+                run = Runner(executor, progress)
+                manifest = _prepare(recipe, given, inputs, size, out, run)
         if not recipe.keep_work:
             shutil.rmtree(out / ".work", ignore_errors=True)
         return manifest
@@ -103,8 +103,6 @@ def _prepare(
     )
     manifest = _manifest(recipe, inputs, refined, tokenizer, shards, out)
     _put_in_place(manifest, refined, shards, work, out)
-    from .recipe_report import write_recipe_report
-
     write_recipe_report(
         recipe, refined, shards, manifest, out, time.monotonic() - began, run.cpu_seconds
     )

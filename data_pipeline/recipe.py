@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from .config_tree import OneOf, hash_tree, to_dict
+from .dedup.whole import Whole
 from .documents import PYTHON_DOCS, OnError, SplitText
 from .errors import InputError
 from .executors import ExecutorName
@@ -57,7 +58,7 @@ class Source:
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", expand(self.stages))
         for choice in self.stages:
-            if hasattr(choice.value, "sketch"):  # dedup.whole.Whole
+            if isinstance(choice.value, Whole):
                 raise InputError(
                     f"stages of {self.name}: {choice.name} compares the documents of all sources: "
                     "name it in the stages of the recipe"

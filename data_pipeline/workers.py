@@ -7,9 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any
 
 
 def default_workers() -> int:
@@ -17,23 +15,18 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def process_pool(
-    workers: int, initializer: Callable[..., None] | None = None, initargs: tuple[Any, ...] = ()
-) -> ProcessPoolExecutor:
-    """A pool of `workers` processes; each calls `initializer(*initargs)` once.
+def process_pool(workers: int) -> ProcessPoolExecutor:
+    """A pool of `workers` processes.
 
     Spawned, not forked: a fork copies whatever threads and locks the caller has.
     """
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, context, _start, (initializer, initargs))
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start)
 
 
-def _start(initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
+def _start() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears ctrl-C and stops us
     threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
-    if initializer is not None:
-        initializer(*initargs)
 
 
 def _leave_with(parent: int) -> None:
