@@ -37,7 +37,7 @@ _FRACTIONS = (0.98, 0.01, 0.01)  # of the splits that are counted: those of `dat
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedSource:
     """A source's documents as tokens."""
 
     name: str
@@ -122,7 +122,7 @@ def encode(
     append_eod: bool,
     fast: Fast,
     out: Path,
-) -> list[Encoded]:
+) -> list[EncodedSource]:
     """The shard of every source, in order; names[i] is the source of files[i].
 
     The files of `tokenizer` are in `out`/tokenizer.
@@ -165,7 +165,7 @@ def encode(
     ]
     joined = run(joining, "writing shards")
     return [
-        Encoded(
+        EncodedSource(
             name,
             task.output,
             sum(facts[number]["documents"] for number in numbers),

@@ -138,10 +138,11 @@ def choose(
             logger.info("%s: encoding with %s", tokenizer.name, choice)
             return choice, engine
         failed.append(f"{choice} differs on {wrong}")
-    reasons = "; ".join(failed) or "neither gigatoken nor numba is installed"
+    reasons = "; ".join(failed) or "no fast encoder of this machine reads it (gigatoken, numba)"
     if fast == "on":
         raise InputError(f"{tokenizer.name}: no fast encoder: {reasons}: set fast to auto or off")
-    logger.warning("%s: encoding without a fast encoder: %s", tokenizer.name, reasons)
+    level = logging.WARNING if failed else logging.INFO  # not installed is no fault
+    logger.log(level, "%s: encoding without a fast encoder: %s", tokenizer.name, reasons)
     return Choice(), Reference(tokenizer)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from .assemble import Encoded, encode, sample_text
+from .assemble import EncodedSource, encode, sample_text
 from .documents import Document
 from .errors import InputError
 from .executors import executor_for
@@ -268,7 +268,7 @@ def _manifest(
     inputs: str,
     refined: Refined,
     tokenizer: Tokenizer,
-    shards: Sequence[Encoded],
+    shards: Sequence[EncodedSource],
     out: Path,
 ) -> Manifest:
     sizes = dict.fromkeys((source.name for source in recipe.named_sources), 0)
@@ -313,7 +313,7 @@ def _manifest(
 
 
 def _put_in_place(
-    manifest: Manifest, refined: Refined, shards: Sequence[Encoded], work: Path, out: Path
+    manifest: Manifest, refined: Refined, shards: Sequence[EncodedSource], work: Path, out: Path
 ) -> None:
     """Everything but the manifest and the report; the work stays whole until both are there."""
     with storage_errors(out):

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from . import report as page
-from .assemble import Encoded
+from .assemble import EncodedSource
 from .manifest import Manifest
 from .recipe import Recipe
 from .refine import Refined
@@ -21,7 +21,7 @@ from .report.profile import Profile
 def write_recipe_report(
     recipe: Recipe,
     refined: Refined,
-    shards: Sequence[Encoded],
+    shards: Sequence[EncodedSource],
     manifest: Manifest,
     out: Path,
     wall_seconds: float,

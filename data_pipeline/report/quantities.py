@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..units import format_bytes, format_count
+
 
 def count(value: int) -> str:
     """Every digit: 12,345."""
@@ -15,19 +17,12 @@ def rounded(value: int) -> str:
 
 def short(value: float) -> str:
     """Three digits and a prefix: 12.4k, 1.31M."""
-    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= 0.9995 * size:
-            return f"{value / size:.3g}{prefix}"
-    return f"{value:.3g}"
+    return format_count(value)
 
 
 def size(value: float) -> str:
     """Bytes in binary units: 512 B, 1.21 MiB."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 999.5:
-            return f"{value:.3g}\u00a0{unit}"
-        value /= 1024
-    return f"{value:.3g}\u00a0TiB" if value < 999.5 else f"{value:,.0f}\u00a0TiB"
+    return format_bytes(value).replace(" ", "\u00a0")
 
 
 def duration(seconds: float) -> str:
