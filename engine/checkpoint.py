@@ -360,5 +360,7 @@ def _set_rng_state(state: dict[str, Any]) -> None:
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])
-    torch.cuda.set_rng_state(state["device"])
-    tensor_parallel.get_cuda_rng_tracker().set_states(state["tracker"])
+    if state["device"].shape == torch.cuda.get_rng_state().shape:
+        torch.cuda.set_rng_state(state["device"])
+        tensor_parallel.get_cuda_rng_tracker().set_states(state["tracker"])
+    # else it was saved on the other kind of device, whose dropout streams mean nothing to this one

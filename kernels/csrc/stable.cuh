@@ -14,6 +14,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
+#include <dlfcn.h>
 
 #include <cstdint>
 #include <stdexcept>
@@ -27,10 +28,6 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
-
-// a CPU build of torch has no such symbol; weak, so that the library loads there all the same
-extern "C" __attribute__((weak)) AOTITorchError
-aoti_torch_get_current_cuda_stream(int32_t device_index, void** ret_stream);
 
 namespace trivium {
 
@@ -46,10 +43,18 @@ inline void require(bool condition, const std::string& message) {
   if (!condition) throw std::runtime_error(message);
 }
 
-// torch's current stream on the device of `tensor`.
+// torch's current stream on the device of `tensor`. The function is in libtorch_cuda, which a CPU build
+// of torch lacks and whose symbols Python does not make global: looked up by name in what is loaded.
 inline cudaStream_t stream_of(const Tensor& tensor) {
+  using Current = AOTITorchError (*)(int32_t device_index, void** stream);
+  static const Current current = [] {
+    void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+    return library ? reinterpret_cast<Current>(dlsym(library, "aoti_torch_get_current_cuda_stream"))
+                   : nullptr;
+  }();
+  require(current != nullptr, "trivium: libtorch_cuda.so is not loaded: this torch has no CUDA");
   void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+  TORCH_ERROR_CODE_CHECK(current(tensor.get_device_index(), &stream));
   return static_cast<cudaStream_t>(stream);
 }
 
