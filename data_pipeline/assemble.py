@@ -23,8 +23,8 @@ from .encode import Encoder
 from .fast_encoder import Choice, Fast
 from .files import link_file, sha256_of, storage_errors, sync_file
 from .parts import ArrowWriter, stored_batches
-from .samples import SPLITS, split_of
 from .shards import Shard, ShardWriter, bin_path, idx_path, token_dtype, write_index
+from .splits import SPLITS, split_of
 from .stages.stage import Texts
 from .stages.tally import text_bytes
 from .tasks import Facts, Runner, Task

@@ -107,7 +107,8 @@ def cut(folder: Path, *, part: Part, part_bytes: int) -> Facts:
             if writer is not None:
                 writer.close()
             name = f"{len(sizes):05d}.arrow"
-            writer, profile = ArrowWriter(folder / name), profiles.setdefault(name, Profile())
+            writer = ArrowWriter(folder / name, passing=True)
+            profile = profiles.setdefault(name, Profile())
             sizes.append(0)
         writer.write(batch)
         profile.add(Profile.of(batch))
@@ -142,16 +143,20 @@ def options_for(source: Source, rejects: Path, batch_bytes: int) -> ReadOptions:
 
 
 class ArrowWriter:
-    """Batches of one schema into an Arrow file; without any it has the columns of COLUMNS."""
+    """Batches of one schema into an Arrow file; without any it has the columns of COLUMNS.
 
-    def __init__(self, file: Path) -> None:
+    passing: the file is read once and soon, so compressing it would not pay.
+    """
+
+    def __init__(self, file: Path, passing: bool = False) -> None:
         self._file = file
+        self._options = None if passing else _OPTIONS
         self._writer: pa.RecordBatchFileWriter | None = None
 
     def write(self, batch: pa.Table) -> None:
         """Add a batch."""
         if self._writer is None:
-            self._writer = pa.ipc.new_file(str(self._file), batch.schema, options=_OPTIONS)
+            self._writer = pa.ipc.new_file(str(self._file), batch.schema, options=self._options)
         self._writer.write_table(batch.combine_chunks())
 
     def close(self) -> None:

@@ -32,12 +32,12 @@ from numpy.typing import NDArray
 
 from . import gather
 from .blend import Blend
-from .content import Hashes, document_hashes, shard_identity
+from .content import document_hashes, shard_identity
 from .errors import InputError
 from .permutation import shuffled
 from .shards import Shard, unigram_entropy
+from .splits import SPLITS, split_of
 
-SPLITS = ("train", "validation", "test")
 Ints = NDArray[np.int64]
 
 _COUNTED = 1 << 24  # tokens of each shard, for the unigram entropy
@@ -171,18 +171,6 @@ def resolve_blend(path: str | os.PathLike[str], weight: float = 1.0) -> list[tup
 
         return [(prefix, weight * share) for prefix, share in Manifest.load(path).blend]
     return [(Path(path), weight)]
-
-
-def split_of(hashes: Hashes, fractions: tuple[float, float, float]) -> NDArray[np.int8]:
-    """int8 [D]: 0 train, 1 validation, 2 test, of documents by their hashes."""
-    total = sum(fractions)
-    inner = np.cumsum(fractions)[:2] / total * 2.0**64
-    edges = np.array([min(int(edge), 2**64 - 1) for edge in inner], np.uint64)
-    found = (hashes >= edges[0]).astype(np.int8)
-    found += hashes >= edges[1]
-    # a fraction of 0 leaves an empty interval; at the very end, rounding could fill it
-    last = max(i for i, fraction in enumerate(fractions) if fraction > 0)
-    return np.minimum(found, np.int8(last))
 
 
 class _Rows(NamedTuple):

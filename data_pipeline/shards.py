@@ -132,7 +132,7 @@ class ShardWriter:
                 )
         try:
             with storage_errors(self._bin):
-                self._stream.write(tokens.astype(self.dtype, copy=False).tobytes())
+                self._stream.write(np.ascontiguousarray(tokens, self.dtype).data)
         except BaseException:
             self.abort()
             raise

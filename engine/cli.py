@@ -40,6 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0, or 2 for what the user can put right."""
     try:
         arguments = _parse(argv)
+        if arguments.command == "kernels":
+            from trivium.engine import operators
+
+            operators.describe()
+            return 0
         world_size = _world_size(arguments.world_size, arguments.dry_run)
         config = resolve(load(RunConfig, arguments.config, arguments.overrides), world_size)
         if arguments.dry_run:
@@ -73,7 +78,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     train.add_argument(
         "overrides", nargs="*", metavar="key=value", help="as in optimizer.lr=1e-3, model.moe=null"
     )
+    commands.add_parser("kernels", help="show what runs for each operator on this machine, and why")
     arguments, rest = parser.parse_known_args(argv)
+    if arguments.command == "kernels":
+        if rest:
+            parser.error(f"kernels takes no arguments: {rest[0]}")
+        return arguments
     for extra in rest:  # argparse takes positionals that follow a later option as unknown
         if extra.startswith("-") and "=" in extra:
             parser.error(f"{extra}: configuration keys take no dashes: {extra.lstrip('-')}")

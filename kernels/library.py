@@ -35,4 +35,4 @@ def find() -> tuple[Path | None, str]:
         return path, ""
     if named:
         return None, f"{VARIABLE}={named}: no such file"
-    return None, "not built: run `python -m trivium.kernels.build` where nvcc is"
+    return None, "the kernels are not built: run `python -m trivium.kernels.build` where nvcc is"

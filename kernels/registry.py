@@ -1,4 +1,4 @@
-"""Operators under `torch.ops.trivium`: one schema, a plain-torch reference, and a CUDA kernel if built.
+"""Operators under `torch.ops.trivium`: schema, plain-torch reference, and CUDA kernel where built.
 
 The reference is registered for every device, so it is the CPU path and what runs where no kernel
 is. The compiled library (`library.py`) registers its kernels for CUDA over it. So there is one way
@@ -72,7 +72,8 @@ class Operator:
     def compiled(self) -> bool:
         """Has the loaded library a kernel for each of its torch operators?"""
         has = torch._C._dispatch_has_kernel_for_dispatch_key
-        return bool(self.references) and all(has(f"{NAMESPACE}::{n}", "CUDA") for n in self.references)
+        names = [f"{NAMESPACE}::{name}" for name in self.references]
+        return bool(names) and all(has(name, "CUDA") for name in names)
 
     @property
     def path(self) -> str:
