@@ -27,6 +27,9 @@ _PAGE = (
     r"<(?:!doctype\s+html|html|head|body)[\s>]"
 )
 _HTML_MIME = r"(?i)^\s*(?:text/html|application/xhtml\+xml)\s*(?:;|$)"
+_MAIN = re.compile(r"<main[\s>]|role\s*=\s*[\"']?main\b", re.IGNORECASE)
+_LITTLE = 0.1  # of a page is text: common beside scripts and styles, so it only raises a question
+_LEFT = 0.3  # of what is marked as the main content: below, the heuristics have dropped it
 # Elements that cannot hold others, or that the next of their kind closes.
 _FLAT = frozenset(
     {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source"}
@@ -43,6 +46,10 @@ class HtmlToText:
     and to a row whose text starts like a page: a doctype, <html>, <head> or <body>, behind white
     space, an XML declaration and comments at most. All other rows stay as they are, also those that
     merely hold tags. Block elements become lines, so paragraphs stay apart.
+
+    The heuristics take lists of links for navigation. Where they leave little of what the page
+    itself marks as its main content (<main>, or role=main), as in tables of contents, all of that
+    is taken.
 
     Dropped: pages without text, and pages nested deeper than `max_depth`, on which the parser's
     time grows with the square of the depth (20,000 levels: 9 s).
@@ -91,18 +98,33 @@ class HtmlToText:
 
         if html.count("<") > self.max_depth and _depth(html) > self.max_depth:
             return None, "HTML nested too deeply"
+        html = html.removeprefix("\ufeff")
+        options = {
+            "preserve_formatting": True,
+            "list_bullets": self.list_bullets,
+            "alt_texts": self.alt_texts,
+            "comments": self.comments,
+        }
         try:
-            text = extract_plain_text(
-                html.removeprefix("\ufeff"),
-                preserve_formatting=True,
-                main_content=self.main_content,
-                list_bullets=self.list_bullets,
-                alt_texts=self.alt_texts,
-                comments=self.comments,
-            )
+            text = extract_plain_text(html, main_content=self.main_content, **options)
+            if self.main_content and len(text) < _LITTLE * len(html):
+                marked = _marked_main(html)
+                whole = marked and extract_plain_text(marked, main_content=False, **options)
+                if whole and len(text) < _LEFT * len(whole):
+                    text = whole
         except HTMLParserException:
             return None, "HTML that cannot be parsed"
         return (text, None) if text.strip() else (None, "HTML without text")
+
+
+def _marked_main(html: str) -> str | None:
+    """The one element that a page marks as its main content, if it marks one."""
+    from resiliparse.parse.html import HTMLTree
+
+    if not _MAIN.search(html):
+        return None
+    marked = HTMLTree.parse(html).document.query_selector_all("main, [role=main]")
+    return marked[0].html if len(marked) == 1 else None
 
 
 def _depth(html: str) -> int:

@@ -233,3 +233,23 @@ def test_every_stage_takes_any_batch(stage: Stage) -> None:
     assert verdict.documents.schema.field("text").type == pa.large_string()
     assert texts_of(verdict)[:2] == texts_of(stage(rows.slice(1, 2)))
     assert verdict.documents.column("id").to_pylist() == chunked.column("id").to_pylist()
+
+
+def test_a_table_of_contents_is_content_where_the_page_says_so():
+    links = "".join(
+        f"<li><a href='{n}.html'>Chapter {n}: on {n} things</a></li>" for n in range(60)
+    )
+    menu = "".join(f"<li><a href='m{n}'>menu {n}</a></li>" for n in range(30))
+    page = (
+        "<html><head><title>t</title></head><body>"
+        f"<nav><ul>{menu}</ul></nav>"
+        f"<{{}}><h1>Contents</h1><p>Of this book.</p><ul>{links}</ul></{{}}>"
+        "<footer>imprint</footer></body></html>"
+    )
+    marked = page.format("main", "main")
+    by_role = page.format("div role='main'", "div")
+    for html in (marked, by_role):
+        (text,) = HtmlToText()(batch([html])).documents.column("text").to_pylist()
+        assert "Chapter 59: on 59 things" in text
+        assert "menu 3" not in text
+        assert "imprint" not in text
