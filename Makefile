@@ -15,7 +15,7 @@ ROOMS  := engine kernels data_pipeline
 PYTHON_FILES := $(wildcard setup.py $(ROOMS) tools examples tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-gpu lint format typing types clean
+.PHONY: help install kernels demo test test-slow test-gpu lint format typing types clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ $(STAMP): $(BASE)
 	@touch $@
 
 install: $(STAMP)  ## make .venv and install Trivium into it
+
+kernels: $(BASE)  ## compile the CUDA kernels in place, with nvcc; ARGS='--arch native' for this GPU
+	@$(BIN)/python -m trivium.kernels.build --cache build/kernels $(ARGS)
 
 demo: $(BASE)  ## pretrain a small MoE model over 4 processes, stop it, resume it, read its text
 	@$(BIN)/python tools/demo.py $(ARGS)

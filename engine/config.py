@@ -25,6 +25,7 @@ NOT_TRAINING = (
     "train.steps",
     "train.micro_batch",
     "train.recompute",
+    "train.head",
     "train.max_bad_steps",
     "train.manual_gc_every",
     "data.dir",

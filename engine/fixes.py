@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import queue
+import types
 from typing import Any
 
 import torch
@@ -29,7 +30,10 @@ def apply() -> None:
     _aux_loss_scale()
     _recomputed_bias()
     _adam()
+    _weight_gradients()
     _rotary()
+    _routing()
+    _documents_under_cp()
     _checkpoint_writer()
     _applied = True
 
@@ -134,24 +138,51 @@ def _recomputed_bias() -> None:
 
 def _adam() -> None:
     """optimizer/: torch's AdamW keeps one `step` tensor per parameter, lazily, which the sharded
-    checkpoint can neither save before step 1 nor load. Ours has FusedAdam's interface."""
+    checkpoint can neither save before step 1 nor load; and no other takes a verdict that is still
+    on the device. Ours has FusedAdam's interface."""
     import megatron.core.optimizer as optimizer
     import megatron.core.optimizer.distrib_optimizer as distributed
 
     from trivium.engine.adamw import FusedAdamW
 
-    if optimizer.USING_PYTORCH_OPTIMIZER:
-        optimizer.Adam = FusedAdamW
-        optimizer.USING_PYTORCH_OPTIMIZER = False
-        distributed.Adam = FusedAdamW
-        distributed.HAVE_APEX_OR_TE = True
+    optimizer.Adam = distributed.Adam = FusedAdamW
+    optimizer.USING_PYTORCH_OPTIMIZER = False
+    distributed.HAVE_APEX_OR_TE = True
+
+
+def _weight_gradients() -> None:
+    """tensor_parallel/layers.py: apex's extension adds a weight's gradient to `main_grad` in the
+    product; so does BLAS. Which layers use it is decided where they are wrapped (optimizer.py)."""
+    import megatron.core.tensor_parallel.layers as layers
+
+    from trivium.kernels.weight_gradient import accumulate
+
+    layers.fused_weight_gradient_mlp_cuda = types.SimpleNamespace(
+        wgrad_gemm_accum_fp32=accumulate, wgrad_gemm_accum_fp16=accumulate
+    )
+    layers._grad_accum_fusion_available = True
 
 
 def _rotary() -> None:
-    """models/common/embeddings: the slot of a fused kernel is empty without Transformer Engine."""
+    """models/common/embeddings: nine passes without Transformer Engine, and its slot is too narrow
+    for what a fused kernel can do."""
     from trivium.engine.model import rotary
 
     rotary.install()
+
+
+def _routing() -> None:
+    """transformer/moe: routing and permutation have slots for fused kernels, empty without TE."""
+    from trivium.engine.model import moe_hooks
+
+    moe_hooks.install()
+
+
+def _documents_under_cp() -> None:
+    """Rotation and the MTP heads' next tokens assume that cp cuts each document, not the row."""
+    from trivium.engine.model import context_parallel
+
+    context_parallel.install()
 
 
 def _checkpoint_writer() -> None:

@@ -1,8 +1,8 @@
 """Write text with the model under training: KV cache, on the same parallel model and ranks.
 
-Every rank takes part in every token (expert parallelism needs them all). The last pipeline stage
-samples; one rank's choice is broadcast to the world, so that no two ranks can disagree on when to
-stop.
+Every rank takes part in every token (expert parallelism needs them all); the ranks of cp, which
+split rows in training, all hold the whole text. The last pipeline stage samples; one rank's choice
+is broadcast to the world, so that no two ranks can disagree on when to stop.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core.inference.contexts import StaticInferenceContext
+from megatron.core.models.common.embeddings import RotaryEmbedding
 
 from trivium.engine.mesh import Mesh
+from trivium.engine.model.attention import CoreAttention
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,18 +124,31 @@ def _forward(
 
 @contextmanager
 def _evaluating(chunks: Sequence[Any]) -> Iterator[None]:
-    """Evaluation mode, without sequence parallelism: one token cannot be split over tp."""
+    """Evaluation mode, without sequence and context parallelism: one token cannot be split."""
     changed: list[tuple[Any, str, Any]] = []
     configs = {id(chunk.config): chunk.config for chunk in chunks}
-    for module in [m for chunk in chunks for m in chunk.modules()] + list(configs.values()):
+    modules = [m for chunk in chunks for m in chunk.modules()]
+    rotary = [module for module in modules if isinstance(module, RotaryEmbedding)]
+
+    def change(owner: Any, name: str, value: Any) -> None:
+        changed.append((owner, name, getattr(owner, name)))
+        setattr(owner, name, value)
+
+    for module in modules + list(configs.values()):
         for name in (
             "sequence_parallel",
             "scatter_to_sequence_parallel",
             "reduce_scatter_embeddings",
         ):
             if getattr(module, name, False) is True:
-                changed.append((module, name, True))
-                setattr(module, name, False)
+                change(module, name, False)
+        if isinstance(module, CoreAttention):
+            change(module, "context", None)
+    for config in configs.values():
+        change(config, "context_parallel_size", 1)
+    for module in rotary:
+        change(module, "cp_group", None)
+        module.forward.cache_clear()  # angles of a rank's part of a row
     for chunk in chunks:
         chunk.eval()
         chunk.set_input_tensor(None)
@@ -144,3 +159,5 @@ def _evaluating(chunks: Sequence[Any]) -> Iterator[None]:
             chunk.train()
         for module, name, value in changed:
             setattr(module, name, value)
+        for module in rotary:
+            module.forward.cache_clear()

@@ -17,7 +17,6 @@ import ctypes
 import functools
 import multiprocessing
 import sys
-import types
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +43,6 @@ def install() -> None:
     _compiler()
     _megatron_random()
     _megatron_checkpoint()
-    _weight_gradients()
     _memory()
     _installed = True
 
@@ -336,22 +334,6 @@ def _compiler() -> None:
         import megatron.core.models.gpt  # noqa: F401
     finally:
         torch.compile = original
-
-
-def _weight_gradients() -> None:
-    """apex's extension adds a weight's gradient to `main_grad` inside the product; so does BLAS."""
-    import megatron.core.tensor_parallel.layers as layers
-
-    def accumulate(x: torch.Tensor, grad: torch.Tensor, main_grad: torch.Tensor) -> None:
-        if x.dtype == main_grad.dtype:
-            torch.addmm(main_grad, grad.t(), x, out=main_grad)
-        else:
-            main_grad.add_(grad.t() @ x)
-
-    if not _replace(layers, "_grad_accum_fusion_available", True):
-        layers.fused_weight_gradient_mlp_cuda = types.SimpleNamespace(
-            wgrad_gemm_accum_fp32=accumulate, wgrad_gemm_accum_fp16=accumulate
-        )
 
 
 def _memory() -> None:

@@ -139,18 +139,13 @@ def check_layout(config: RunConfig, world_size: int) -> None:
 
     Expects a configuration that `config.check` has passed and `config.fill` completed.
     """
-    for rule in (_world, _tensor, _pipeline, _experts, _sequence, _batch):
+    for rule in (_world, _tensor, _pipeline, _experts, _sequence, _context, _batch):
         for problem in rule(config, world_size):
             raise InputError(problem)
 
 
 def _world(config: RunConfig, world_size: int) -> Iterator[str]:
     parallel = config.parallel
-    if parallel.cp > 1:
-        yield (
-            f"parallel.cp={parallel.cp}: context parallelism is not available yet; set "
-            "parallel.cp=1"
-        )
     model = parallel.tp * parallel.pp * parallel.cp
     if world_size % model:
         yield (
@@ -262,13 +257,45 @@ def _experts(config: RunConfig, world_size: int) -> Iterator[str]:
 
 def _sequence(config: RunConfig, world_size: int) -> Iterator[str]:
     layout, length = ParallelLayout.of(config.parallel, world_size), config.data.sequence_length
-    # zig-zag halves over cp, then an equal part for each tp rank
-    parts = (2 * layout.cp if layout.cp > 1 else 1) * (layout.tp if layout.sp else 1)
+    # two chunks for each cp rank, and of what it holds an equal part for each tp rank
+    chunks, shares = 2 if layout.cp > 1 else 1, layout.tp if layout.sp else 1
+    parts = layout.cp * math.lcm(chunks, shares)
     if length % parts:
+        lower = "parallel.sp=false" if shares > 1 else "a smaller parallel.cp"
         yield (
             f"data.sequence_length={length}: must be a multiple of {parts} (tp {layout.tp} under "
             f"sequence parallelism, cp {layout.cp}); use {nearest_multiples(parts, length)}, or "
-            "parallel.sp=false"
+            f"{lower}"
+        )
+
+
+def _context(config: RunConfig, world_size: int) -> Iterator[str]:
+    del world_size
+    model, parallel = config.model, config.parallel
+    cp, tp = parallel.cp, parallel.tp
+    if cp == 1:
+        return
+    if model.attention_dropout:
+        yield (
+            f"model.attention_dropout={model.attention_dropout:g}: not available with parallel.cp="
+            f"{cp}; set model.attention_dropout=0, or parallel.cp=1"
+        )
+    if parallel.cp_kind == "ring":
+        return
+    heads = model.num_attention_heads // tp
+    groups = max(1, (model.num_query_groups or model.num_attention_heads) // tp)
+    of_rank = f"of a tensor-parallel rank (parallel.tp={tp})"
+    if heads % cp:
+        yield (
+            f"parallel.cp={cp}: all_to_all gives each rank some of the {heads} heads {of_rank}, so "
+            f"cp must divide them; use parallel.cp={nearest_divisors(heads, cp)}, or "
+            "parallel.cp_kind=ring"
+        )
+    if groups % cp and cp % groups:
+        yield (
+            f"parallel.cp={cp}: all_to_all needs cp to divide the {groups} query groups {of_rank}, "
+            f"or be a multiple of them; use parallel.cp={nearest_divisors(groups, cp)}, or "
+            "parallel.cp_kind=ring"
         )
 
 
@@ -333,7 +360,9 @@ def layout_table(config: RunConfig, world_size: int, largest: int = 64) -> Table
     moe = config.model.moe is not None
     whole = world_size <= largest
     table = Table(box=box.SIMPLE_HEAD)
-    for name in ["rank", "tp", "pp", "dp"] + ["ep"] * moe if whole else ["ranks", "pp", "dp"]:
+    split = ["cp"] * (layout.cp > 1)
+    names = ["rank", "tp", *split, "pp", "dp"] + ["ep"] * moe if whole else ["ranks", "pp", "dp"]
+    for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("layers", no_wrap=True)
     if moe:
@@ -352,7 +381,8 @@ def _row(
     """One row: of `rank`, or of the whole pipeline stage that begins with `rank`."""
     moe = config.model.moe
     if whole:
-        row = [str(i) for i in (rank, place.tp, place.pp, place.dp)]
+        split = [place.cp] * (layout.cp > 1)
+        row = [str(i) for i in (rank, place.tp, *split, place.pp, place.dp)]
         row += [str(place.ep)] * (moe is not None)
     else:
         last = rank + layout.world_size // layout.pp - 1

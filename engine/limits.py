@@ -111,7 +111,18 @@ def _value(config: Any, key: str) -> Any:
 
 def check_sections(config: RunConfig) -> None:
     """Raise InputError for the first pair of values that contradict each other."""
-    rules = (_parallel, _train, _recompute, _data, _schedule, _attention, _positions, _moe, _heads)
+    rules = (
+        _parallel,
+        _train,
+        _kernels,
+        _recompute,
+        _data,
+        _schedule,
+        _attention,
+        _positions,
+        _moe,
+        _heads,
+    )
     for rule in rules:
         for problem in rule(config):
             raise InputError(problem)
@@ -147,6 +158,27 @@ def _train(config: RunConfig) -> Iterator[str]:
             f"train.ramp_up: {start} plus steps of {increment} never equals "
             f"train.global_batch={train.global_batch}; choose an increment that divides "
             f"{train.global_batch - start}"
+        )
+
+
+def _kernels(config: RunConfig) -> Iterator[str]:
+    kernels, parallel = config.kernels, config.parallel
+    engine = kernels.backend in ("auto", "transformer_engine")
+    if kernels.fp8 != "none" and not engine:
+        yield (
+            f"kernels.fp8={kernels.fp8}: is Transformer Engine's and kernels.backend is "
+            f"{kernels.backend}; set kernels.backend=transformer_engine or kernels.fp8=none"
+        )
+    if kernels.fp8 != "none" and config.train.dtype != "bf16":
+        yield (
+            f"kernels.fp8={kernels.fp8}: needs bf16 around it and train.dtype is "
+            f"{config.train.dtype}; set train.dtype=bf16 or kernels.fp8=none"
+        )
+    if parallel.tp_overlap and (parallel.tp == 1 or parallel.sp is False or not engine):
+        yield (
+            "parallel.tp_overlap=true: is Transformer Engine's overlap of sequence parallelism; "
+            "set parallel.tp above 1, parallel.sp=true and kernels.backend=transformer_engine, or "
+            "switch it off"
         )
 
 

@@ -28,6 +28,10 @@ class Mesh:
         return self.groups.pp.rank()
 
     @property
+    def cp_rank(self) -> int:
+        return self.groups.cp.rank()
+
+    @property
     def dp_rank(self) -> int:
         return self.groups.dp.rank()
 

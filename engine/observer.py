@@ -55,6 +55,7 @@ class Observer:
         utilization: flops.Utilization | None,
         first_step: int,
         origin: Path | None,
+        kernels: str = "",
     ) -> None:
         self.config = config
         self.corpus = corpus
@@ -64,6 +65,7 @@ class Observer:
         self.samples = _earlier_samples(self.folder, first_step)
         self._device = device
         self._origin = origin
+        self._kernels = kernels
         self._first_step = first_step
         self._last: Record = {}
         self._stack = ExitStack()
@@ -88,6 +90,8 @@ class Observer:
         )
         self._stack.callback(self.sinks.close)
         say(f"{self._device.name}; {summary(self.layout)}")
+        if self._kernels:
+            say(self._kernels)
         if self.corpus.unigram_entropy is not None:
             say(f"unigram entropy of the data: {self.corpus.unigram_entropy:.4f} nats per token")
         if self._origin is not None:

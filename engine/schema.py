@@ -34,12 +34,16 @@ class ParallelConfig:
     pp: int = 1
     vpp: int = 1  # model chunks per pipeline rank (1 = plain 1F1B, > 1 = interleaved 1F1B)
     cp: int = 1
+    # how attention sees rows that cp splits: keys and values go around, or heads are exchanged for
+    # positions (Ulysses)
+    cp_kind: Literal["ring", "all_to_all"] = "ring"
     ep: int = 1
     etp: int = 1
     sp: bool | None = None
     zero: Literal[0, 1] = 1  # 1: optimizer state sharded over data parallel ranks (ZeRO-1)
     overlap_grad_reduce: bool = False
     overlap_param_gather: bool = False
+    tp_overlap: bool = False  # tp's exchange beside products: Transformer Engine's user buffers
     timeout_minutes: float = 10.0  # a collective that waits longer ends the run
 
 
@@ -54,11 +58,25 @@ class TrainConfig:
     ramp_up: tuple[int, int, int] | None = None
     dtype: Dtype = "fp32"
     recompute: Literal["none", "selective", "full"] = "none"
+    # logits: the output layer's, whole. chunked: loss and gradient of half a GB of logits at a time,
+    # with the same result; for a vocabulary x micro_batch x sequence whose logits do not fit
+    head: Literal["logits", "chunked"] = "logits"
     z_loss: float = 0.0  # weight of mean(logsumexp(logits)^2), PaLM (arXiv 2204.02311) section 5
     # a step whose loss or gradient is not finite is skipped and counted; this many in a row stop it
     max_bad_steps: int = 10
     loss_scale: float | None = None  # fp16: a fixed scale; None scales dynamically
     manual_gc_every: int = 100  # collect garbage at the same step on every rank; 0: Python decides
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelsConfig:
+    """Who computes: `trivium kernels` shows what there is, a run prints what it uses."""
+
+    # auto: Transformer Engine where it is installed, else our kernels; torch: neither
+    backend: Literal["auto", "transformer_engine", "trivium", "torch"] = "auto"
+    off: tuple[str, ...] = ()  # operators that run in plain torch on a GPU too
+    fp8: Literal["none", "hybrid", "e4m3"] = "none"  # Transformer Engine's linear layers
+    fp8_recipe: Literal["tensorwise", "delayed", "blockwise", "mxfp8"] = "tensorwise"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,6 +285,7 @@ class RunConfig:
     run: RunSection = field(default_factory=RunSection)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    kernels: KernelsConfig = field(default_factory=KernelsConfig)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -7,7 +7,7 @@ by that sum once, in `finalize_model_grads`; reported values are divided once, h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,12 +17,12 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.moe import moe_utils
 
 from trivium.engine.batch import Batch
-from trivium.engine.logprobs import label_scores
 from trivium.engine.mesh import Mesh
 from trivium.engine.model.gpt import Heads
-from trivium.engine.objectives.language import TokenScores, language_modelling, shift_labels
+from trivium.engine.objectives.language import TokenScores, head_shares, language_modelling
 from trivium.engine.objectives.loss import Loss
 from trivium.engine.schema import RunConfig
+from trivium.kernels.cross_entropy import weighted_cross_entropy
 
 
 class LanguageStep:
@@ -38,12 +38,9 @@ class LanguageStep:
 
     def __call__(self, batches: Iterator[Batch], model: Any) -> tuple[Any, Any]:
         batch = next(batches)
-        tokens, positions = batch.tokens, batch.positions
-        if batch.documents is not None:
-            tokens, positions = tokens.reshape(1, -1), positions.reshape(1, -1)
         output = model(
-            input_ids=tokens,
-            position_ids=positions,
+            input_ids=batch.tokens,
+            position_ids=batch.positions,
             attention_mask=None,
             packed_seq_params=batch.documents,
         )
@@ -56,20 +53,38 @@ class LanguageStep:
     def objective(self, batch: Batch, heads: Heads) -> Loss:
         """Score every head's labels and hand them to the objective."""
         scores, weights = [], []
-        for depth in range(len(heads.hidden)):
-            labels, mask = shift_labels(batch.labels, batch.weights, depth, batch.document_ids)
-            scores.append(self._score(heads.logits(depth), labels))
+        shares = head_shares(len(heads.hidden) - 1, self.mtp_weight, self.z_weight)
+        for depth, (factor, z_weight) in enumerate(shares):
+            labels, mask = batch.targets(depth)
+            scores.append(self._score(heads, depth, labels, factor * mask, z_weight))
             weights.append(mask)
         return language_modelling(scores, weights, self.mtp_weight, self.z_weight)
 
-    def _score(self, logits_SBV: torch.Tensor, labels_BS: torch.Tensor) -> TokenScores:
-        """Flatten [S, B] rows in the order of the logits, score, and turn back to [B, S]."""
+    def _score(
+        self,
+        heads: Heads,
+        depth: int,
+        labels_BS: torch.Tensor,
+        weights_BS: torch.Tensor,
+        z_weight: float,
+    ) -> TokenScores:
+        """Flatten [S, B] rows in the order of the logits, score, and turn back to [B, S].
+
+        Each token's weight is known here, so the gradient is taken along with the scores.
+        """
         rows, columns = labels_BS.shape
-        packed = logits_SBV.shape[1] != rows  # documents: one row of B * S
-        labels_R = labels_BS.reshape(-1) if packed else labels_BS.t().reshape(-1)
-        scores = label_scores(logits_SBV.flatten(0, 1), labels_R, self.group, self.vocab_size)
-        back = [s.view(rows, columns) if packed else s.view(columns, rows).t() for s in scores]
-        return TokenScores(*back)
+        labels_R, weights_R = (each_BS.t().reshape(-1) for each_BS in (labels_BS, weights_BS))
+        if self.config.train.head == "chunked":
+            share, *scores = heads.linear_cross_entropy(
+                depth, labels_R, weights_R, self.vocab_size, z_weight
+            )
+        else:
+            logits_RV = heads.logits(depth).flatten(0, 1)
+            share, *scores = weighted_cross_entropy(
+                logits_RV, labels_R, weights_R, self.group, self.vocab_size, z_weight
+            )
+        nll_BS, logsumexp_BS = (score.view(columns, rows).t() for score in scores)
+        return TokenScores(nll_BS, logsumexp_BS, share)
 
 
 def run_microbatches(
@@ -79,13 +94,29 @@ def run_microbatches(
     mesh: Mesh,
     forward_only: bool = False,
 ) -> dict[str, float]:
+    """`launch_microbatches`, and wait for its metrics."""
+    return read(launch_microbatches(step, chunks, batches, mesh, forward_only))
+
+
+def read(values: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """Numbers on the device, as floats: one wait for all of them."""
+    numbers = torch.stack([value.double() for value in values.values()]).tolist() if values else []
+    return dict(zip(values, numbers, strict=True))
+
+
+def launch_microbatches(
+    step: LanguageStep,
+    chunks: Sequence[Any],
+    batches: Sequence[Batch],
+    mesh: Mesh,
+    forward_only: bool = False,
+) -> dict[str, torch.Tensor]:
     """Run forward (and backward) over this rank's micro-batches of one global batch.
 
-    Returns every metric of the step, the same numbers on every rank. Gradients, reduced and divided
-    by the global weight, are left in the parameters' main_grad. Collective over the world.
+    Returns every metric of the step, the same numbers on every rank, still on the device.
+    Gradients, reduced and divided by the global weight, are left in the parameters' main_grad.
+    Collective over the world.
     """
-    shape = batches[0].tokens.shape
-    packed = batches[0].documents is not None
     schedule = get_forward_backward_func(
         pp_size=mesh.layout.pp, vp_size=mesh.layout.vpp if mesh.layout.vpp > 1 else None
     )
@@ -95,8 +126,8 @@ def run_microbatches(
         data_iterator=iterators if len(chunks) > 1 else iterators[0],
         model=list(chunks),
         num_microbatches=len(batches),
-        seq_length=shape[0] * shape[1] if packed else shape[1],
-        micro_batch_size=1 if packed else shape[0],
+        seq_length=batches[0].row_length,
+        micro_batch_size=batches[0].tokens.shape[0],
         forward_only=forward_only,
     )
     metrics = reduce_metrics(outputs, mesh)
@@ -105,8 +136,8 @@ def run_microbatches(
     return metrics
 
 
-def reduce_metrics(outputs: Sequence[dict[str, Any]], mesh: Mesh) -> dict[str, float]:
-    """Add (sum, weight) pairs over micro-batches and data-parallel ranks, then divide: once."""
+def reduce_metrics(outputs: Sequence[dict[str, Any]], mesh: Mesh) -> dict[str, torch.Tensor]:
+    """Add (sum, weight) pairs over micro-batches and the ranks of dp and cp, then divide: once."""
     names: list[str] = list(outputs[0]) if outputs else []
     received = [names]
     if mesh.layout.pp > 1:
@@ -121,11 +152,10 @@ def reduce_metrics(outputs: Sequence[dict[str, Any]], mesh: Mesh) -> dict[str, f
     dist.all_reduce(totals, group=mesh.groups.dp_cp)
     if mesh.layout.pp > 1:
         dist.broadcast(totals, src=source, group=mesh.groups.pp)
-    pairs = zip(names, totals.tolist(), strict=True)
-    return {name: total / max(weight, 1.0) for name, (total, weight) in pairs}
+    return dict(zip(names, totals[:, 0] / totals[:, 1].clamp(min=1.0), strict=True))
 
 
-def _router_losses(config: RunConfig, num_microbatches: int, mesh: Mesh) -> dict[str, float]:
+def _router_losses(config: RunConfig, num_microbatches: int, mesh: Mesh) -> dict[str, torch.Tensor]:
     """Means over MoE layers and micro-batches of the router's losses, before their weights.
 
     megatron-core keeps them per layer on the rank that computed them: a part of the balancing loss
@@ -159,5 +189,5 @@ def _router_losses(config: RunConfig, num_microbatches: int, mesh: Mesh) -> dict
     layers = sum(pattern) + config.model.mtp.num_heads * pattern[-1]
     return {
         ours: total / (divisor * layers * num_microbatches)
-        for (ours, divisor), total in zip(kept.values(), totals.tolist(), strict=True)
+        for (ours, divisor), total in zip(kept.values(), totals, strict=True)
     }

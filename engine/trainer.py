@@ -22,12 +22,12 @@ from trivium.engine.checkpoint import Checkpointer
 from trivium.engine.device import Device
 from trivium.engine.mesh import Mesh
 from trivium.engine.model.gpt import build
-from trivium.engine.optimizer import apply_update, create_optimizer, wrap
+from trivium.engine.optimizer import create_optimizer, finish_update, launch_update, wrap
 from trivium.engine.resilience import StopRequest
 from trivium.engine.schedule import learning_rate
 from trivium.engine.schema import RunConfig
 from trivium.engine.state import TrainState
-from trivium.engine.step import LanguageStep, run_microbatches
+from trivium.engine.step import LanguageStep, launch_microbatches, read, run_microbatches
 
 Record = dict[str, Any]
 
@@ -100,17 +100,20 @@ class Trainer:
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
-        losses = run_microbatches(self.step, self.chunks, batches, self.mesh)
+        losses = launch_microbatches(self.step, self.chunks, batches, self.mesh)
         rate = learning_rate(
             state.step + 1, settings.train.steps, settings.schedule, settings.optimizer
         )
-        finite = math.isfinite(losses["loss"])
-        update = apply_update(self.optimizer, settings, rate, finite)
-        self._count(size, update.applied, update.loss_scale, losses["loss"], update.grad_norm)
-        self.device.synchronize()
+        launched = launch_update(self.optimizer, settings, rate, losses["loss"])
+        norm, _, refused = launched.verdict
+        values = read(losses | {"grad_norm": norm, "refused": refused})  # the step's one wait
+        update = finish_update(
+            self.optimizer, launched, values.pop("grad_norm"), bool(values.pop("refused"))
+        )
+        self._count(size, update.applied, update.loss_scale, values["loss"], update.grad_norm)
         seconds = time.perf_counter() - began
         tokens = size * settings.data.sequence_length
-        record: Record = {"step": state.step, "tokens": state.tokens, **losses}
+        record: Record = {"step": state.step, "tokens": state.tokens, **values}
         record |= {"grad_norm": update.grad_norm, "lr": rate}
         if not update.applied:
             record["skipped"] = True
@@ -154,7 +157,8 @@ class Trainer:
         for start in starts:
             arrays = samples.gather(np.arange(first + start, first + start + rows))
             mask = self.config.data.document_mask
-            batches.append(Batch.from_arrays(arrays, self.device.torch_device, mask))
+            part = self.mesh.layout.cp, self.mesh.cp_rank
+            batches.append(Batch.from_arrays(arrays, self.device.torch_device, mask, *part))
         return batches
 
     def _count(

@@ -1,10 +1,12 @@
-"""What the engine and the data path cost: python tools/benchmark.py step|scaling|data key=value ...
+"""What engine, data path and kernels cost: python tools/benchmark.py COMPARISON key=value ...
 
     python tools/benchmark.py step                        # against a bare loop and HF Trainer
     python tools/benchmark.py step workload.threads=2
     python tools/benchmark.py scaling                     # two processes against one
     python tools/benchmark.py data                        # every part of the data path
     python tools/benchmark.py data parts='[minhash,dedup]' texts='[FILES]' out=FILE
+    python tools/benchmark.py kernels                     # every kernel, on a GPU
+    python tools/benchmark.py train                       # a training step, on a GPU
 
 Every peer runs in a fresh process, in turn and then in the opposite order (A B C C B A), so that a
 machine that grows slower or faster touches all of them alike; ratios are taken pass by pass. Keys
@@ -12,7 +14,8 @@ are the fields of `Benchmark` below and, under `workload`, of tools/benchmarks/w
 
 A part of `data` is a module tools/benchmarks/data_PART.py, which says what it measures and against
 whom; `python -m tools.benchmarks.data_PART key=value` runs it alone. Keys that are given here are
-passed on to it.
+passed on to it. `kernels` and `train` have keys of their own: see tools/benchmarks/kernels.py and
+train.py.
 """
 
 from __future__ import annotations
@@ -34,11 +37,13 @@ from trivium.data_pipeline.errors import InputError, fail_clean
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # see command.py
 
+from tools.benchmarks import kernels, train  # noqa: E402
 from tools.benchmarks.workload import Workload  # noqa: E402
 from tools.command import parse, parser  # noqa: E402
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 2e-3}  # of losses between peers, relative
 PART = "data_"  # modules of tools/benchmarks that begin so are the parts of `data`
+ON_A_GPU: dict[str, Any] = {"kernels": kernels, "train": train}  # each its own form and command
 # peer -> what it needs beyond Trivium
 PEERS = {"bare": "torch", "engine": "torch", "hugging_face": "transformers"}
 
@@ -239,7 +244,12 @@ def _print_ratio(what: str, ratios: Sequence[float]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the comparison that the command line names and print it."""
     given = parser(__doc__)
-    given.add_argument("comparison", choices=["step", "scaling", "data"])
+    given.add_argument("comparison", choices=["step", "scaling", "data", *ON_A_GPU])
+    named = next(iter(sys.argv[1:] if arguments is None else arguments), "")
+    if named in ON_A_GPU:
+        part = ON_A_GPU[named]
+        part.run(parse(given, part.Asked, arguments)[1])
+        return
     parsed, asked = parse(given, Benchmark, arguments)
     measured: Any
     if parsed.comparison == "data":

@@ -1,13 +1,15 @@
-"""Core attention without an S x S matrix, whatever the mask: `F.scaled_dot_product_attention`, and
-on a CPU, where training spends its time in it, blocks of our own.
+"""Core attention without an S x S matrix, whatever the mask: `F.scaled_dot_product_attention`; on
+CUDA the operators beneath it, for windows and documents; and on a CPU, where training spends its
+time in it, blocks of our own. A row that is split over cp is attended by `context_parallel`.
 
 Shapes: S query length, T key length, B micro-batch, N query heads, G key/value groups, D head dim,
-all local to this tensor-parallel rank. megatron-core calls `CoreAttention` in [S, B, N, D], or in
-[S, N, D] when several documents share a row (`Documents`).
+all local to this tensor- and context-parallel rank. megatron-core calls `CoreAttention` in
+[S, B, N, D], or in [S, N, D] when several documents share a row (`Documents`).
 """
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,17 +17,30 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.enums import AttnMaskType
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from trivium.engine.model import flash_attention
 from trivium.engine.model.blocked_attention import causal_attention
+from trivium.engine.model.context_parallel import AllToAllAttention, RingAttention
+
+# fastest first
+_PRIORITY = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
 
 
 @dataclass
 class Documents(PackedSeqParams):
     """Where documents begin in a flattened micro-batch: attention stays inside each.
 
-    `boundaries` is `cu_seqlens_q` on the host, so that no device is asked for it.
+    `boundaries` is `cu_seqlens_q` on the host, so that no device is asked for it. Under cp, both
+    are of the whole row, of which a rank holds a part.
     """
 
     boundaries: tuple[int, ...] = ()
@@ -46,7 +61,10 @@ class Documents(PackedSeqParams):
 
 
 class CoreAttention(torch.nn.Module):
-    """softmax(q k^T scale) v: causal, windowed, grouped, per document, with or without a cache."""
+    """softmax(q k^T scale) v: causal, windowed, grouped, per document, with or without a cache.
+
+    `context` attends where rows are split over cp; None where each rank has whole rows.
+    """
 
     def __init__(
         self,
@@ -56,6 +74,8 @@ class CoreAttention(torch.nn.Module):
         attention_type: str,
         softmax_scale: float | None = None,
         attention_dropout: float | None = None,
+        cp_comm_type: str | None = None,
+        pg_collection: ProcessGroupCollection | None = None,
         **unused: Any,
     ) -> None:
         super().__init__()
@@ -67,6 +87,12 @@ class CoreAttention(torch.nn.Module):
         window = config.window_size
         # megatron counts the tokens before the query; -1 is no limit
         self.window = None if window is None or window[0] < 0 else window[0] + 1
+        self.context: RingAttention | AllToAllAttention | None = None
+        if pg_collection is not None and pg_collection.cp.size() > 1:
+            if cp_comm_type == "a2a":
+                self.context = AllToAllAttention(pg_collection.cp)
+            else:
+                self.context = RingAttention(pg_collection.cp, softmax_scale, self.window)
 
     def forward(
         self,
@@ -86,31 +112,53 @@ class CoreAttention(torch.nn.Module):
         the queries are the last S positions.
         """
         del attention_mask, attn_mask_type, attention_bias, unused
+        boundaries = None
         if packed_seq_params is not None:
             if not isinstance(packed_seq_params, Documents):
                 raise TypeError("packed sequences are given as engine.model.attention.Documents")
-            return self._by_document(query, key, value, packed_seq_params.boundaries)
-        q_BNSD, k_BGTD, v_BGTD = (x.permute(1, 2, 0, 3) for x in (query, key, value))
-        out_BNSD = self._attend(q_BNSD, k_BGTD, v_BGTD)
-        return out_BNSD.permute(2, 0, 1, 3).flatten(2)
+            boundaries = packed_seq_params.boundaries
+            query, key, value = (x.unsqueeze(1) for x in (query, key, value))
+        if self.context is None:
+            out = self._whole(query, key, value, boundaries)
+        else:
+            out = self.context(query, key, value, boundaries, self._whole)
+        return out.flatten(2) if boundaries is None else out.squeeze(1).flatten(1)
+
+    def _whole(
+        self,
+        q_SBND: torch.Tensor,
+        k_TBGD: torch.Tensor,
+        v_TBGD: torch.Tensor,
+        boundaries: tuple[int, ...] | None,
+    ) -> torch.Tensor:
+        """[S, B, N, Dv] of rows that this rank has whole; of documents, B is 1."""
+        if boundaries is not None:
+            return self._by_document(q_SBND, k_TBGD, v_TBGD, boundaries)
+        out_BNSD = self._attend(*(x.permute(1, 2, 0, 3) for x in (q_SBND, k_TBGD, v_TBGD)))
+        return out_BNSD.permute(2, 0, 1, 3)
 
     def _by_document(
         self,
-        q_SND: torch.Tensor,
-        k_SGD: torch.Tensor,
-        v_SGD: torch.Tensor,
+        q_S1ND: torch.Tensor,
+        k_S1GD: torch.Tensor,
+        v_S1GD: torch.Tensor,
         boundaries: tuple[int, ...],
     ) -> torch.Tensor:
         lengths = [b - a for a, b in pairwise(boundaries)]
-        parts = zip(*(x.split(lengths) for x in (q_SND, k_SGD, v_SGD)), strict=True)
-        outs = [
-            self._attend(*(x.transpose(0, 1).unsqueeze(0) for x in part))
-            .squeeze(0)
-            .transpose(0, 1)
-            .flatten(1)
-            for part in parts
-        ]
-        return torch.cat(outs)
+        if self._flash(q_S1ND, k_S1GD, v_S1GD):
+            cumulative = flash_attention.on_device(boundaries, q_S1ND.device)
+            q_SND, k_SGD, v_SGD = (x.squeeze(1) for x in (q_S1ND, k_S1GD, v_S1GD))
+            out_SND = flash_attention.attend(
+                q_SND, k_SGD, v_SGD, self.scale, self.window, cumulative, max(lengths)
+            )
+            return out_SND.unsqueeze(1)
+        parts = zip(*(x.split(lengths) for x in (q_S1ND, k_S1GD, v_S1GD)), strict=True)
+        outs = [self._attend(*(x.permute(1, 2, 0, 3) for x in part)) for part in parts]
+        return torch.cat([out.permute(2, 0, 1, 3) for out in outs])
+
+    def _flash(self, *tensors: torch.Tensor) -> bool:
+        """Can the flash kernel be called by itself?"""
+        return not (self.training and self.dropout) and flash_attention.usable(*tensors)
 
     def _attend(
         self, q_BNSD: torch.Tensor, k_BGTD: torch.Tensor, v_BGTD: torch.Tensor
@@ -118,6 +166,9 @@ class CoreAttention(torch.nn.Module):
         """Causal attention; queries are the last S of T positions."""
         S, T = q_BNSD.shape[2], k_BGTD.shape[2]
         if self.window is not None and self.window < T:
+            if S == T and self._flash(q_BNSD, k_BGTD, v_BGTD):
+                q, k, v = (x.transpose(1, 2) for x in (q_BNSD, k_BGTD, v_BGTD))
+                return flash_attention.attend(q, k, v, self.scale, self.window).transpose(1, 2)
             return self._windowed(q_BNSD, k_BGTD, v_BGTD, self.window)
         if S == T > 1 and not q_BNSD.is_cuda and not (self.training and self.dropout):
             return causal_attention(q_BNSD, k_BGTD, v_BGTD, self.scale)
@@ -158,16 +209,28 @@ class CoreAttention(torch.nn.Module):
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         D, Dv = q_BNSD.shape[-1], v_BGTD.shape[-1]
-        if Dv < D:  # MLA: the fused kernels want one head dim
+        dropout = self.dropout if self.training else 0.0
+        grouped = q_BNSD.shape[1] != k_BGTD.shape[1]
+        kernels: Any = contextlib.nullcontext()
+        padded = Dv < D  # MLA: but for cuDNN's, the fused kernels want one head dim
+        if q_BNSD.is_cuda:
+            kernels = sdpa_kernel(_PRIORITY, set_priority=True)
+            if padded:
+                asked = torch.backends.cuda.SDPAParams(
+                    q_BNSD, k_BGTD, v_BGTD, mask, dropout, causal, grouped
+                )
+                padded = not torch.backends.cuda.can_use_cudnn_attention(asked)
+        if padded:
             v_BGTD = F.pad(v_BGTD, (0, D - Dv))
-        out = F.scaled_dot_product_attention(
-            q_BNSD,
-            k_BGTD,
-            v_BGTD,
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=causal,
-            scale=self.scale,
-            enable_gqa=q_BNSD.shape[1] != k_BGTD.shape[1],
-        )
-        return out[..., :Dv] if Dv < D else out
+        with kernels:
+            out = F.scaled_dot_product_attention(
+                q_BNSD,
+                k_BGTD,
+                v_BGTD,
+                attn_mask=mask,
+                dropout_p=dropout,
+                is_causal=causal,
+                scale=self.scale,
+                enable_gqa=grouped,
+            )
+        return out[..., :Dv] if padded else out

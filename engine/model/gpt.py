@@ -19,10 +19,12 @@ from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_regi
 from megatron.core.transformer import TransformerConfig
 
 from trivium.engine.mesh import Mesh
+from trivium.engine.model.backend import choose_backend, start_overlap
 from trivium.engine.model.init import initialize
 from trivium.engine.model.megatron_config import transformer_config
-from trivium.engine.model.specs import TorchBackend, block_spec, mtp_spec
+from trivium.engine.model.specs import block_spec, mtp_spec
 from trivium.engine.schema import ModelConfig, RunConfig
+from trivium.kernels.linear_cross_entropy import linear_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Heads:
     """What the last pipeline chunk offers an objective.
 
     hidden: after the final norm, [S, B, H] (S / tp under sequence parallelism): the trunk's first,
-    then one for each MTP head. `logits` projects one of them to [S, B, V], sharded over tp.
+    then one for each MTP head. `logits` projects one of them to [S, B, V], sharded over tp;
+    `linear_cross_entropy` goes to the loss without ever holding all of them.
     """
 
     model: DecoderModel
@@ -39,6 +42,31 @@ class Heads:
     def logits(self, index: int = 0) -> torch.Tensor:
         """Vocabulary-parallel logits [S, B, V] of head `index`; 0 is the trunk."""
         return self.model.project(self.hidden[index])
+
+    def linear_cross_entropy(
+        self,
+        index: int,
+        labels_R: torch.Tensor,
+        weights_R: torch.Tensor,
+        vocab_size: int,
+        z_weight: float,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of head `index`: (sum of weights (nll + z_weight logsumexp^2), nll, logsumexp).
+
+        Labels, weights and results are those of rows [S, B], flattened; only the sum is
+        differentiable. See `kernels.linear_cross_entropy`.
+        """
+        model = self.model
+        return linear_cross_entropy(
+            self.hidden[index].flatten(0, 1),
+            model.output_weight,
+            labels_R,
+            weights_R,
+            model.pg_collection.tp,
+            vocab_size,
+            z_weight,
+            sharded_rows=model.output_layer.sequence_parallel,
+        )
 
 
 class DecoderModel(GPTModel):
@@ -55,10 +83,15 @@ class DecoderModel(GPTModel):
 
     def project(self, hidden_SBH: torch.Tensor) -> torch.Tensor:
         """Output layer (tied to the embedding or not): [S, B, H] -> [S, B, V] of this tp rank."""
-        tied = self.share_embeddings_and_output_weights
-        weight = self.shared_embedding_or_output_weight() if tied else None
-        logits, _ = self.output_layer(hidden_SBH, weight=weight)
+        logits, _ = self.output_layer(hidden_SBH, weight=self.output_weight)
         return logits
+
+    @property
+    def output_weight(self) -> torch.Tensor:
+        """Weight of the output layer, [V, H]; it is the embedding's where they are tied."""
+        if self.share_embeddings_and_output_weights:
+            return self.shared_embedding_or_output_weight()
+        return self.output_layer.weight
 
     def _postprocess(self, hidden_states: torch.Tensor, **kwargs: Any) -> Any:
         """Replaces the loss of the parent, which is hard-wired to next-token cross-entropy."""
@@ -90,8 +123,11 @@ def build(
     config: RunConfig, mesh: Mesh, backend: BackendSpecProvider | None = None
 ) -> list[DecoderModel]:
     """This rank's model chunks of a resolved run, on its device, with their initial weights."""
-    backend = backend or TorchBackend()
+    backend = backend or choose_backend(config.kernels)
     megatron = transformer_config(config)
+    if config.parallel.tp_overlap:
+        rows = config.data.sequence_length * config.train.micro_batch // config.parallel.cp
+        start_overlap(rows, megatron.hidden_size, config.parallel.tp, megatron.fp8 is not None)
     stages: list[int | None] = [None]
     if megatron.virtual_pipeline_model_parallel_size is not None:
         stages = list(range(megatron.virtual_pipeline_model_parallel_size))

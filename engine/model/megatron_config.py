@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 
+from trivium.engine.model import moe_hooks
 from trivium.engine.schema import ModelConfig, RunConfig
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -71,19 +72,12 @@ def _model(model: ModelConfig) -> dict[str, Any]:
         "add_qkv_bias": model.qkv_bias,
         "qk_layernorm": model.qk_norm,
         "rotary_interleaved": model.rope.interleaved,
-        "apply_rope_fusion": _plain_rotary(model),
         "window_size": None if model.window is None else (model.window - 1, 0),
         "attention_dropout": model.attention_dropout,
         "hidden_dropout": model.hidden_dropout,
         "mtp_num_layers": model.mtp.num_heads or None,
         "mtp_loss_scaling_factor": model.mtp.loss_weight,
     }
-
-
-def _plain_rotary(model: ModelConfig) -> bool:
-    """Can `rotary.rotate` do it? It has no interleaved pairs and no magnitude scale (YaRN, MLA)."""
-    plain = not model.rope.interleaved and model.rope.scaling != "yarn"
-    return model.position == "rope" and model.mla is None and plain
 
 
 def _parallel(config: RunConfig) -> dict[str, Any]:
@@ -94,11 +88,13 @@ def _parallel(config: RunConfig) -> dict[str, Any]:
         "pipeline_model_parallel_size": parallel.pp,
         "virtual_pipeline_model_parallel_size": parallel.vpp if interleaved else None,
         "context_parallel_size": parallel.cp,
+        "cp_comm_type": "p2p" if parallel.cp_kind == "ring" else "a2a",
         "expert_model_parallel_size": parallel.ep,
         "expert_tensor_parallel_size": parallel.etp,
         "sequence_parallel": bool(parallel.sp) and parallel.tp > 1,
         # batched exchange swaps activations and gradients at pp 2 with virtual stages
         "overlap_p2p_comm": interleaved,
+        "tp_comm_overlap": parallel.tp_overlap,
         "batch_p2p_comm": not interleaved,
         # gloo's isend still reads the tensor when the schedule would free it
         "deallocate_pipeline_outputs": dist.get_backend() != "gloo",
@@ -117,7 +113,10 @@ def _training(config: RunConfig) -> dict[str, Any]:
             "recompute_num_layers": 1,
         },
     }
+    fp8 = config.kernels.fp8
     return {
+        "fp8": None if fp8 == "none" else fp8,
+        "fp8_recipe": config.kernels.fp8_recipe,
         "params_dtype": dtype,
         "pipeline_dtype": dtype,
         "bf16": config.train.dtype == "bf16",
@@ -159,6 +158,7 @@ def _moe(model: ModelConfig) -> dict[str, Any]:
         "moe_router_group_topk": moe.groups_top_k,
         "moe_router_topk_scaling_factor": moe.scaling_factor,
         "moe_router_dtype": "fp32",
+        **moe_hooks.fusions(),
         "moe_token_dispatcher_type": moe.dispatcher,
     }
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from megatron.core.transformer import TransformerConfig
+
+from trivium.kernels.norm import add_rms_norm, layer_norm, rms_norm
 
 
 class Norm(torch.nn.Module):
@@ -40,44 +41,21 @@ class Norm(torch.nn.Module):
         for parameter in self.parameters():
             parameter.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x [..., hidden_size], any float dtype; statistics are computed in fp32 inside torch."""
-        gain = self.weight + 1 if self.zero_centered else self.weight
-        if self.rms and x.is_cuda:
-            return F.rms_norm(x, self.shape, gain, self.eps)
+    def forward(
+        self, x: torch.Tensor, residual: torch.Tensor | None = None
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """x [..., hidden_size], any float dtype; statistics are computed in fp32.
+
+        With a residual (RMSNorm only): the norm of x + residual, and that sum.
+        """
+        if residual is not None:
+            if not self.rms:
+                raise ValueError("LayerNorm takes no residual; add it before")
+            return add_rms_norm(x, residual, self.weight, self.eps, self.zero_centered)
         if self.rms:
-            return _RMSNorm.apply(x, gain, self.eps)
-        return F.layer_norm(x, self.shape, gain, self.bias, self.eps)
+            return rms_norm(x, self.weight, self.eps, self.zero_centered)
+        return layer_norm(x, self.weight, self.bias, self.eps, self.zero_centered)
 
     def extra_repr(self) -> str:
         kind = "RMSNorm" if self.rms else "LayerNorm"
         return f"{kind}, {self.shape[0]}, eps={self.eps}, zero_centered={self.zero_centered}"
-
-
-class _RMSNorm(torch.autograd.Function):
-    """RMSNorm in few passes; torch's own is a chain of operators on a CPU, three times as slow."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, gain: torch.Tensor, eps: float) -> torch.Tensor:
-        wide = _wide(x)
-        mean_square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_()
-        scale = mean_square.div_(x.shape[-1]).add_(eps).rsqrt_()
-        ctx.save_for_backward(x, gain, scale)
-        return (wide * scale).mul_(gain).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
-        x, gain, scale = ctx.saved_tensors
-        size = x.shape[-1]
-        grad_RH, x_RH, scale_R1 = (_wide(t).reshape(-1, t.shape[-1]) for t in (grad, x, scale))
-        product_RH = (grad_RH * x_RH).mul_(scale_R1)
-        grad_gain = product_RH.sum(dim=0)
-        # the mean over H of gain * grad * x / rms, times what x / rms still lacks
-        mean_R1 = product_RH.mv(_wide(gain)).unsqueeze(1).mul_(scale_R1.square()).div_(-size)
-        grad_x = torch.mul(grad_RH, gain, out=product_RH).mul_(scale_R1).addcmul_(x_RH, mean_R1)
-        return grad_x.to(x.dtype).view_as(x), grad_gain.to(gain.dtype), None
-
-
-def _wide(x: torch.Tensor) -> torch.Tensor:
-    """In the dtype that statistics are taken in."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

@@ -1,7 +1,9 @@
-"""Rotary position embedding whose backward is the inverse rotation (arXiv 2104.09864).
+"""Rotary embedding as megatron-core's attention asks for it, by `trivium.kernels.rotary`.
 
-Fills megatron-core's slot for a fused kernel. Its own version makes nine passes and keeps two
-tensors for the backward; this one writes each output element twice and keeps none but the angles.
+megatron-core's slot for a fused kernel passes neither a magnitude (YaRN) nor, with packed
+documents, the form of the pairs, and its own packed version asks the device for every length. So
+what attention calls is replaced as a whole. One fault goes with it: YaRN with interleaved pairs,
+whose two elements megatron-core turns by different angles.
 
 Shapes: S sequence, B micro-batch, N heads, D head dim, R <= D the dims that rotate.
 """
@@ -11,23 +13,54 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from megatron.core import parallel_state
 from megatron.core.models.common.embeddings import rope_utils
+from megatron.core.transformer import TransformerConfig, attention, multi_latent_attention
+
+from trivium.kernels import rotary
 
 
 def install() -> None:
-    """Put the functions below where `apply_rope_fusion` looks for them, unless others are there."""
-    if rope_utils.fused_apply_rotary_pos_emb is None:
-        rope_utils.fused_apply_rotary_pos_emb = rotate
-        rope_utils.fused_apply_rotary_pos_emb_thd = rotate_documents
+    """Make grouped and latent attention call `apply`."""
+    attention.apply_rotary_pos_emb = apply
+    multi_latent_attention.apply_rotary_pos_emb = apply
+
+
+def apply(
+    t: torch.Tensor,
+    freqs: torch.Tensor,
+    config: TransformerConfig,
+    cu_seqlens: torch.Tensor | None = None,
+    mscale: float = 1.0,
+    cp_group: Any = None,
+) -> torch.Tensor:
+    """Turn t [S, B, N, D], or [S, N, D] with documents, by freqs [positions, 1, 1, R] radians.
+
+    The signature is megatron-core's. freqs are those of t's rows, already this context-parallel
+    rank's; with documents (`cu_seqlens`, int32, of whole documents) those of positions from 0.
+    Where megatron-core would have every document cut for context parallelism, here the row is.
+    """
+    if freqs.shape[1] != 1:  # positions in space, one set for each entry of the batch
+        return rope_utils.apply_rotary_pos_emb(t, freqs, config, cu_seqlens, mscale, cp_group)
+    interleaved = config.rotary_interleaved
+    form = "interleaved" if interleaved else "half"
+    if config.multi_latent_attention:
+        form = "latent"
+    yarn = hasattr(config, "yarn_rotary_scaling_factor")
+    angles = _pair_angles(freqs, repeated_in_place=interleaved and not yarn)
+    if cu_seqlens is None:
+        return rotary.rotate(t, angles, form, mscale)
+    group = parallel_state.get_context_parallel_group() if cp_group is None else cp_group
+    documents = rotary.Documents(cu_seqlens, group.size(), group.rank(), cut_row=True)
+    return rotary.rotate(t.unsqueeze(1), angles, form, mscale, documents).squeeze(1)
 
 
 def rotate(
     x_SBND: torch.Tensor, angles_S11R: torch.Tensor, interleaved: bool = False
 ) -> torch.Tensor:
-    """Rotate the pairs (i, i + R/2) of the first R dims by their angles; the rest passes."""
-    if interleaved:
-        raise NotImplementedError("interleaved pairs are left to megatron-core")
-    return _Rotation.apply(x_SBND, angles_S11R)
+    """Rotate the pairs (i, i + R/2), or (2i, 2i + 1), of the first R dims; the rest passes."""
+    form = "interleaved" if interleaved else "half"
+    return rotary.rotate(x_SBND, _pair_angles(angles_S11R, interleaved), form)
 
 
 def rotate_documents(
@@ -41,38 +74,12 @@ def rotate_documents(
 
     cumulative: int32 [documents + 1], where each begins, and the end.
     """
-    lengths = (cumulative.diff() // cp_size).tolist()
-    parts = [
-        rope_utils._get_thd_freqs_on_this_cp_rank(cp_rank, cp_size, part, angles_S11R)
-        for part in x_SND.split(lengths)
-    ]
-    return rotate(x_SND.unsqueeze(1), torch.cat(parts)).squeeze(1)
+    documents = rotary.Documents(cumulative, cp_size, cp_rank)
+    angles = _pair_angles(angles_S11R, repeated_in_place=False)
+    return rotary.rotate(x_SND.unsqueeze(1), angles, documents=documents).squeeze(1)
 
 
-class _Rotation(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x_SBND: torch.Tensor, angles_S11R: torch.Tensor) -> torch.Tensor:
-        # the second half of the angles repeats the first
-        half_S11R = angles_S11R[..., : angles_S11R.shape[-1] // 2]
-        cos, sin = half_S11R.cos().to(x_SBND.dtype), half_S11R.sin().to(x_SBND.dtype)
-        ctx.save_for_backward(cos, sin)
-        S, B, N, D = x_SBND.shape
-        # a head's rows are neighbours, as attention on a CPU wants them
-        out = x_SBND.new_empty(B, N, S, D).permute(2, 0, 1, 3)
-        return _turn(x_SBND, cos, sin, out)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        cos, sin = ctx.saved_tensors
-        return _turn(grad, cos, -sin, grad.new_empty(grad.shape)), None
-
-
-def _turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    half = cos.shape[-1]
-    first, second, rest = x.split([half, half, x.shape[-1] - 2 * half], dim=-1)
-    out_first, out_second, out_rest = out.split([half, half, rest.shape[-1]], dim=-1)
-    torch.mul(first, cos, out=out_first).addcmul_(second, sin, value=-1)
-    torch.mul(second, cos, out=out_second).addcmul_(first, sin)
-    if rest.shape[-1]:
-        out_rest.copy_(rest)
-    return out
+def _pair_angles(angles_S11R: torch.Tensor, repeated_in_place: bool) -> torch.Tensor:
+    """One angle a pair, [S, R / 2]. They come twice: side by side, or the whole row again."""
+    angles_SR = angles_S11R[:, 0, 0]
+    return angles_SR[:, ::2] if repeated_in_place else angles_SR[:, : angles_SR.shape[1] // 2]

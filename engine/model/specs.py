@@ -18,7 +18,6 @@ from megatron.core.transformer import ModuleSpec, TransformerConfig
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.mlp import MLPSubmodules
-from megatron.core.transformer.moe.experts import SequentialMLP
 from megatron.core.transformer.multi_latent_attention import MLASelfAttentionSubmodules
 from megatron.core.transformer.multi_token_prediction import (
     MultiTokenPredictionBlockSubmodules,
@@ -36,6 +35,7 @@ from megatron.core.transformer.transformer_layer import (
 
 from trivium.engine.model.activation import GatedActivation
 from trivium.engine.model.attention import CoreAttention
+from trivium.engine.model.experts import GroupedExperts
 from trivium.engine.model.mla import KVDownProjection, LatentAttention, ReplicatedLinear
 from trivium.engine.model.mtp import PredictionHead
 from trivium.engine.model.norm import Norm
@@ -67,7 +67,7 @@ class TorchBackend(BackendSpecProvider):
         self, moe_use_grouped_gemm: bool, moe_use_legacy_grouped_gemm: bool
     ) -> tuple[type, MLPSubmodules | None]:
         del moe_use_grouped_gemm, moe_use_legacy_grouped_gemm
-        return SequentialMLP, MLPSubmodules(
+        return GroupedExperts, MLPSubmodules(
             linear_fc1=ColumnParallelLinear,
             linear_fc2=RowParallelLinear,
             activation_func=GatedActivation,

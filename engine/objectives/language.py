@@ -15,10 +15,15 @@ from trivium.engine.objectives.loss import Loss
 
 @dataclass(frozen=True)
 class TokenScores:
-    """What a head says about the labels: nll = -log p(label) and logsumexp of the logits, fp32."""
+    """What a head says about the labels: nll = -log p(label) and logsumexp of the logits, fp32.
+
+    share: the head's part of the loss (`head_shares`), where its gradient has been taken already;
+    nll and logsumexp then carry none.
+    """
 
     nll_BS: torch.Tensor
     logsumexp_BS: torch.Tensor
+    share: torch.Tensor | None = None
 
 
 def shift_labels(
@@ -42,6 +47,16 @@ def shift_labels(
     return labels, weights
 
 
+def head_shares(
+    num_heads: int, mtp_weight: float = 0.0, z_weight: float = 0.0
+) -> list[tuple[float, float]]:
+    """Of the trunk, then of each of `num_heads` MTP heads: (factor, z).
+
+    A head's part of the loss is factor x the sum of weights x (nll + z logsumexp^2).
+    """
+    return [(1.0, z_weight), *[(mtp_weight / max(1, num_heads), 0.0)] * num_heads]
+
+
 def language_modelling(
     scores: Sequence[TokenScores],
     weights: Sequence[torch.Tensor],
@@ -54,18 +69,20 @@ def language_modelling(
     `mtp_weight` equally (DeepSeek-V3, arXiv 2412.19437, eq. 24-25); z-loss is
     z_weight * logsumexp^2 (PaLM, arXiv 2204.02311). Each is divided by the trunk's token count.
     """
-    trunk, mask = scores[0], weights[0]
-    count = mask.sum()
-    nll = (trunk.nll_BS * mask).sum()
-    total = nll
-    metrics = {"loss": (nll.detach().double(), count.double())}
-    if z_weight:
-        z = (trunk.logsumexp_BS.square() * mask).sum()
-        total = total + z_weight * z
-        metrics["z_loss"] = (z_weight * z.detach().double(), count.double())
-    heads = len(scores) - 1
-    for depth in range(1, heads + 1):
-        head = (scores[depth].nll_BS * weights[depth]).sum()
-        total = total + (mtp_weight / heads) * head
-        metrics[f"mtp_{depth}_loss"] = (head.detach().double(), weights[depth].sum().double())
-    return Loss(total, count.round().to(torch.int), metrics)
+    count = weights[0].sum()
+    metrics: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    parts = []
+    shares = head_shares(len(scores) - 1, mtp_weight, z_weight)
+    for depth, (score, mask, (factor, z)) in enumerate(zip(scores, weights, shares, strict=True)):
+        nll = (score.nll_BS * mask).sum()
+        part = factor * nll
+        metrics[f"mtp_{depth}_loss" if depth else "loss"] = (
+            nll.detach().double(),
+            mask.sum().double(),
+        )
+        if z:
+            square = (score.logsumexp_BS.square() * mask).sum()
+            part = part + factor * z * square
+            metrics["z_loss"] = (z * square.detach().double(), count.double())
+        parts.append(part if score.share is None else score.share)
+    return Loss(torch.stack(parts).sum(), count.round().to(torch.int), metrics)

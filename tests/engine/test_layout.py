@@ -78,6 +78,12 @@ def test_batch_stages_ramp_up() -> None:
         (8, ["model.moe={}", "parallel.ep=8"]),
         (8, ["model.moe={}", "parallel.tp=2", "parallel.ep=2", "parallel.etp=2"]),
         (2, ["parallel.tp=2", "parallel.sp=false", "data.sequence_length=15"]),
+        (3, ["parallel.cp=3", "data.sequence_length=18", "train.global_batch=7"]),
+        (8, ["parallel.cp=4", "parallel.tp=2", "data.sequence_length=24"]),
+        (
+            4,
+            ["parallel.cp=4", "parallel.cp_kind=all_to_all", "model.num_query_groups=2"],
+        ),
         (4, ["train.global_batch=16", "train.ramp_up=[4, 4, 100]"]),
     ],
 )
@@ -88,7 +94,28 @@ def test_legal_layouts_pass(world_size: int, overrides: list[str]) -> None:
 @pytest.mark.parametrize(
     ("world_size", "overrides", "parts"),
     [
-        (2, ["parallel.cp=2"], ["parallel.cp=2", "not available yet"]),
+        (
+            2,
+            ["parallel.cp=2", "data.sequence_length=30"],
+            ["data.sequence_length=30", "28 or 32", "smaller parallel.cp"],
+        ),
+        (
+            2,
+            ["parallel.cp=2", "model.attention_dropout=0.1"],
+            ["model.attention_dropout=0.1", "parallel.cp=2"],
+        ),
+        (
+            6,
+            ["parallel.cp=3", "parallel.tp=2", "parallel.cp_kind=all_to_all",
+             "data.sequence_length=48"],
+            ["parallel.cp=3", "2 heads", "parallel.tp=2", "cp=2", "cp_kind=ring"],
+        ),
+        (
+            4,
+            ["parallel.cp=4", "parallel.cp_kind=all_to_all", "model.num_attention_heads=12",
+             "model.num_query_groups=6", "model.hidden_size=96"],
+            ["parallel.cp=4", "6 query groups", "cp=3 or 6", "cp_kind=ring"],
+        ),
         (6, ["parallel.tp=4"], ["world size 6", "= 4", "start 4 or 8 processes"]),
         (1, ["parallel.pp=2"], ["world size 1", "--world-size"]),
         (3, ["parallel.tp=3"], ["parallel.tp=3", "num_attention_heads=4", "=2 or 4", "3 or 6"]),

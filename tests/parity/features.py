@@ -85,6 +85,7 @@ DATA: dict[str, dict[str, dict[str, Any]]] = {
 LAYOUT: dict[str, tuple[str, ...]] = {
     "tp": ("", "tp2", "tp2 sp", "tp4 sp"),
     "pp": ("", "pp2", "pp2 vpp2", "pp4"),
+    "cp": ("", "cp2", "cp2 a2a"),
     "ep": ("", "ep2", "ep4"),
     "etp": ("", "etp2"),
     "dp": ("", "dp2"),

@@ -13,11 +13,11 @@ LARGEST_WORLD = 8
 
 
 def layout(name: str) -> tuple[ParallelConfig, int]:
-    """From words such as `tp2 sp pp2 vpp2 dp2 zero`: the sections and the world size.
+    """From words such as `tp2 sp pp2 vpp2 cp2 dp2 zero`: the sections and the world size.
 
-    Left out, an axis is 1, and sp and zero are off.
+    Left out, an axis is 1, and sp and zero are off; cp is a ring unless `a2a` says otherwise.
     """
-    sizes = {"tp": 1, "pp": 1, "vpp": 1, "ep": 1, "etp": 1, "dp": 1, "zero": 0}
+    sizes = {"tp": 1, "pp": 1, "vpp": 1, "cp": 1, "ep": 1, "etp": 1, "dp": 1, "zero": 0}
     words = name.split()
     for word in words:
         axis = word.rstrip("0123456789")
@@ -27,11 +27,12 @@ def layout(name: str) -> tuple[ParallelConfig, int]:
     sizes["zero"] = int("zero" in words)
     parallel = ParallelConfig(
         **sizes,  # type: ignore[arg-type]
+        cp_kind="all_to_all" if "a2a" in words else "ring",
         sp="sp" in words,
         overlap_grad_reduce="overlap" in words,
         overlap_param_gather="overlap" in words and "zero" in words,
     )
-    return parallel, sizes["tp"] * sizes["pp"] * dp
+    return parallel, parallel.tp * parallel.pp * parallel.cp * dp
 
 
 def place(config: RunConfig, name: str) -> tuple[RunConfig, int]:
@@ -40,7 +41,7 @@ def place(config: RunConfig, name: str) -> tuple[RunConfig, int]:
     Cut into as few micro-batches as exercise both accumulation and the pipeline.
     """
     parallel, world_size = layout(name)
-    dp = world_size // (parallel.tp * parallel.pp)
+    dp = world_size // (parallel.tp * parallel.pp * parallel.cp)
     micro = config.train.global_batch // (dp * max(2, parallel.pp))
     train = replace(config.train, micro_batch=max(1, micro))
     return resolve(replace(config, parallel=parallel, train=train), world_size), world_size
@@ -58,5 +59,20 @@ def all_names(experts: bool) -> Iterator[str]:
     ]
     for words in itertools.product(*axes):
         name = " ".join(filter(None, words))
+        if layout(name)[1] <= LARGEST_WORLD:
+            yield name
+
+
+def context_names(experts: bool) -> Iterator[str]:
+    """Every product of both kinds of cp with the other axes, with ZeRO-1, that fits."""
+    axes: list[tuple[str, ...]] = [
+        ("", "tp2 sp", "tp4 sp"),
+        ("", "pp2", "pp2 vpp2"),
+        ("cp2", "cp2 a2a", "cp4", "cp4 a2a"),
+        ("", "ep2") if experts else ("",),
+        ("", "dp2"),
+    ]
+    for words in itertools.product(*axes):
+        name = " ".join([*filter(None, words), "zero"])
         if layout(name)[1] <= LARGEST_WORLD:
             yield name

@@ -46,6 +46,8 @@ MODELS = {
     ),
     "mtp": tiny(mtp=MTPConfig(num_heads=2, loss_weight=0.3)),
     "mla": tiny(mla=LATENT),
+    # with a document mask: lines of text are documents, cut wherever a chunk of cp ends
+    "packed": tiny(num_query_groups=2, mtp=MTPConfig(num_heads=1, loss_weight=0.3)),
     # DeepSeek-V3 in small: latent attention, a dense layer first, sigmoid routing in groups with
     # aux-loss-free balancing, a shared expert, one MTP head
     "deepseek": tiny(
@@ -65,6 +67,10 @@ MODELS = {
         ),
     ),
 }
+
+
+# model -> fields of data
+DATA: dict[str, dict[str, Any]] = {"packed": {"document_mask": True}}
 
 
 def of_depth(model: ModelConfig, num_layers: int) -> ModelConfig:

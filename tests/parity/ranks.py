@@ -42,8 +42,9 @@ class Run:
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
+        mask, part = self.config.data.document_mask, (self.mesh.layout.cp, self.mesh.cp_rank)
         batches = [
-            Batch.from_arrays(rows, torch.device("cpu"), self.config.data.document_mask)
+            Batch.from_arrays(rows, torch.device("cpu"), mask, *part)
             for rows in _micro_batches(self.config, self.mesh, step)
         ]
         return run_microbatches(self.step, self.chunks, batches, self.mesh)
@@ -53,7 +54,7 @@ class Run:
         config = self.config
         metrics = self.accumulate(step)
         rate = learning_rate(step, config.train.steps, config.schedule, config.optimizer)
-        update = apply_update(self.optimizer, config, rate, finite_loss=True)
+        update = apply_update(self.optimizer, config, rate)
         return metrics | {"grad_norm": update.grad_norm}
 
     def gradient_norm(self) -> float:

@@ -1,7 +1,8 @@
 """Layout parity over 20 steps: every tiny model, under every layout, against one rank.
 
-`python -m tests.parity.table` measures all of it (about an hour on 2 cores) and writes
-docs/parity.md; `--models dense,moe` measures some and prints. The fast suite measures `FEW`.
+`python -m tests.parity.table` measures all of it (about two hours on 2 cores) and writes
+docs/parity.md; `--models dense,moe` measures some and prints, `--context` layouts with cp only. The
+fast suite measures `FEW`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import contextlib
 import datetime
 import functools
+import itertools
 import json
 import math
 import os
@@ -21,8 +23,8 @@ from pathlib import Path
 
 from tests.distributed.pool import run_distributed
 from tests.parity.harness import Trained, difference, merge, same_on_all_ranks, train
-from tests.parity.layouts import all_names, layout, place
-from tests.parity.models import GLOBAL_BATCH, MODELS, SEQUENCE, STEPS, of_depth, run_of
+from tests.parity.layouts import all_names, context_names, layout, place
+from tests.parity.models import DATA, GLOBAL_BATCH, MODELS, SEQUENCE, STEPS, of_depth, run_of
 from trivium.data_pipeline.errors import InputError
 from trivium.engine.schema import ParallelConfig, RunConfig
 
@@ -46,6 +48,11 @@ FEW = (
     ("moe", "tp2 sp etp2 pp2 zero"),
     ("deepseek", "tp2 sp pp2 ep2 zero"),
     ("deepseek", "pp2 vpp2 dp2 ep2 zero"),
+    ("packed", "cp4 zero"),
+    ("packed", "tp2 sp cp2 a2a zero"),
+    ("mtp", "pp2 cp2 zero"),
+    ("mla", "cp2 a2a dp2 overlap zero"),
+    ("moe", "cp2 ep2 dp2 overlap"),
 )
 
 
@@ -78,7 +85,7 @@ def config_of(model: str, name: str) -> tuple[RunConfig, int]:
     """The run of a model under a layout, with one layer for each part of the pipeline, or two."""
     parallel, _ = layout(name)
     layers = max(2, parallel.pp * parallel.vpp)
-    return place(run_of(of_depth(MODELS[model], layers)), name)
+    return place(run_of(of_depth(MODELS[model], layers), **DATA.get(model, {})), name)
 
 
 def measure(model: str, name: str) -> Result:
@@ -122,13 +129,22 @@ def _train_alone(config: RunConfig) -> Trained:
 def every_layout(model: str) -> Iterator[str]:
     """All legal layouts of up to 8 ranks, but for one rank without ZeRO-1, the reference.
 
-    Of `deepseek`, which has the parts of the other models at once, those of 8 ranks with ZeRO-1.
+    Of `deepseek`, which has the parts of the other models at once, those of 8 ranks with ZeRO-1; of
+    `packed`, those with cp, which cuts its documents.
     """
-    for name in all_names(experts=MODELS[model].moe is not None):
+    experts = MODELS[model].moe is not None
+    for name in itertools.chain(all_names(experts), context_names(experts)):
         with contextlib.suppress(InputError):
             _, world_size = config_of(model, name)
-            if name and (model != "deepseek" or (world_size == 8 and "zero" in name)):
+            if not name or (model == "packed" and not has_context(name)):
+                continue
+            if model != "deepseek" or (world_size == 8 and "zero" in name):
                 yield name
+
+
+def has_context(name: str) -> bool:
+    """Does a layout split rows over cp?"""
+    return layout(name)[0].cp > 1
 
 
 HEADER = ("model", "layout", "ranks", "loss", "gradient norm", f"weights after {STEPS} steps")
@@ -149,17 +165,50 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def document(results: Sequence[Result]) -> str:
-    """docs/parity.md: what is compared, the worst of each model, and every layout."""
+def worst_of(results: Sequence[Result]) -> str:
+    """A table with a line for each model."""
     worst = []
     for model in dict.fromkeys(result.model for result in results):
         mine = [result for result in results if result.model == model]
         largest = [f"{max(getattr(r, name) for r in mine):.1e}" for name in ("loss", "norm")]
         agreeing = sum(result.agrees for result in mine)
         worst.append((model, f"{agreeing} of {len(mine)} agree", *largest))
-    versions = (
-        f"torch {metadata.version('torch')}, megatron-core {metadata.version('megatron-core')}"
-    )
+    return markdown(("model", "layouts", "worst loss", "worst gradient norm"), worst)
+
+
+def measured(results: Sequence[Result], command: str) -> str:
+    """When, how and on what."""
+    return f"""\
+Measured {datetime.date.today()} by `{command}` ({sum(result.seconds for result in results) / 60:.0f} minutes of runs): torch {metadata.version("torch")},
+megatron-core {metadata.version("megatron-core")}, gloo, {os.cpu_count()} cores."""
+
+
+def context_section(results: Sequence[Result]) -> str:
+    """The part of docs/parity.md on layouts with cp."""
+    return f"""\
+## Context parallelism
+
+cp 2 and 4, as a ring and (`a2a`) by exchange of heads, with tp 1/2/4 (with sp), pp 1/2, vpp 2, ep 1/2
+and dp 1/2, with the distributed optimizer, on up to 8 ranks (`deepseek`: on 8). `packed` is under a
+document mask: its rows hold documents of any length, cut wherever a chunk of cp ends, and it has an
+MTP head, whose labels cross chunks. Bounds and comparison are those above.
+
+{worst_of(results)}
+
+Per-parameter gradients under cp 2, with sliding windows, every position embedding, recomputation and
+each other feature, are compared in `tests/parity/test_gradients.py`; attention by itself, ring and
+exchange against whole rows in fp64, fp32 and bf16, in `tests/engine/test_context_parallel.py`.
+
+{measured(results, COMMAND + " --context")}
+
+{markdown(HEADER, map(row_of, results))}
+"""
+
+
+def document(results: Sequence[Result]) -> str:
+    """docs/parity.md: what is compared, the worst of each model, and every layout."""
+    whole = [result for result in results if not has_context(result.layout)]
+    split = [result for result in results if has_context(result.layout)]
     return f"""\
 # Layout parity
 
@@ -173,7 +222,7 @@ norm; and for the weights after the last step |a - b| / |b| of the tensor that d
 
 Bounds: {TOLERANCE:.0e} for losses and gradient norms, {MOE_NORM_TOLERANCE:.0e} for the gradient norms of models with experts.
 
-{markdown(("model", "layouts", "worst loss", "worst gradient norm"), worst)}
+{worst_of(whole)}
 
 Models: `tests/parity/models.py`; width 64, as many layers as the pipeline has parts and at least
 two, {GLOBAL_BATCH} sequences of {SEQUENCE} bytes of text a step, AdamW at a peak rate of 1e-3 with
@@ -181,17 +230,18 @@ two, {GLOBAL_BATCH} sequences of {SEQUENCE} bytes of text a step, AdamW at a pea
 `moe` is a mean over each. What one step does to every single gradient under every pair of features
 is in `tests/parity/test_gradients.py`.
 
-Measured {datetime.date.today()} by `{COMMAND}` ({sum(result.seconds for result in results) / 60:.0f} minutes of runs): {versions},
-gloo, {os.cpu_count()} cores.
+{measured(whole, COMMAND)}
 
-{markdown(HEADER, map(row_of, results))}
-"""
+{markdown(HEADER, map(row_of, whole))}
+
+{context_section(split)}"""
 
 
 def main() -> int:
     """Measure, print as it goes, and write the document when everything was measured."""
     parser = argparse.ArgumentParser(description="layout parity of the tiny models")
     parser.add_argument("--models", default=",".join(MODELS), help="some of the models")
+    parser.add_argument("--context", action="store_true", help="layouts with cp only")
     parser.add_argument("--resume", action="store_true", help=f"go on from {RECORD}")
     arguments = parser.parse_args()
     chosen = arguments.models.split(",")
@@ -204,13 +254,17 @@ def main() -> int:
     with RECORD.open("a" if arguments.resume else "w", encoding="utf-8") as record:
         for model in chosen:
             for name in every_layout(model):
+                if arguments.context and not has_context(name):
+                    continue
                 result = known.get((model, name))
                 if result is None:
                     result = measure(model, name)
                     print(json.dumps(asdict(result)), file=record, flush=True)
                     print(*row_of(result), f"{result.seconds:.1f} s", result.error, flush=True)
                 results.append(result)
-    if set(chosen) == set(MODELS):
+    if arguments.context:
+        print(context_section(results))
+    elif set(chosen) == set(MODELS):
         DOCUMENT.parent.mkdir(exist_ok=True)
         DOCUMENT.write_text(document(results), encoding="utf-8")
         print(f"written to {DOCUMENT}")

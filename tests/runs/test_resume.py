@@ -52,10 +52,13 @@ def test_killed_ten_times_over(undisturbed, tmp_path, seed):
     assert found == expected
 
 
-def test_stopped_by_sigterm_and_resumed_under_another_layout(undisturbed, tmp_path):
+@pytest.mark.parametrize(
+    "layout", ["parallel.tp=2", pytest.param("parallel.cp=2", marks=pytest.mark.slow)]
+)
+def test_stopped_by_sigterm_and_resumed_under_another_layout(undisturbed, tmp_path, layout):
     config, expected = undisturbed
     run = tmp_path / "run"
-    first = start(config, run, 2, ["parallel.tp=2"])
+    first = start(config, run, 2, [layout])
     while steps_logged(run) < 5:
         assert first.poll() is None, first.communicate()[0]
     first.send_signal(signal.SIGTERM)
