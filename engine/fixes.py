@@ -33,7 +33,7 @@ def apply() -> None:
     _weight_gradients()
     _rotary()
     _routing()
-    _documents_under_cp()
+    _next_tokens()
     _checkpoint_writer()
     _applied = True
 
@@ -178,8 +178,8 @@ def _routing() -> None:
     moe_hooks.install()
 
 
-def _documents_under_cp() -> None:
-    """Rotation and the MTP heads' next tokens assume that cp cuts each document, not the row."""
+def _next_tokens() -> None:
+    """transformer/multi_token_prediction.py: assumes that cp cuts each document, not the row."""
     from trivium.engine.model import context_parallel
 
     context_parallel.install()

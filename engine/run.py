@@ -22,7 +22,6 @@ from trivium.engine.generate import Sampling, generate
 from trivium.engine.layout import ParallelLayout
 from trivium.engine.mesh import create_mesh
 from trivium.engine.observer import Observer, Silent, measure_utilization
-from trivium.engine.operators import choose
 from trivium.engine.resilience import StopRequest
 from trivium.engine.schema import RunConfig
 from trivium.engine.trainer import Trainer
@@ -37,7 +36,6 @@ def run(config: RunConfig, place: Device) -> None:
     layout = ParallelLayout.of(config.parallel, dist.get_world_size())
     mesh = create_mesh(layout, config.seed, config.parallel.timeout_minutes)
     on_first(partial(_check_folder, config))
-    kernels = choose(config.kernels, place.is_cuda)
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
         trainer = Trainer(config, mesh, place, corpus.train, corpus.validation)
@@ -52,7 +50,7 @@ def run(config: RunConfig, place: Device) -> None:
             origin = None if start is None else start[0]
             step = trainer.state.step
             observer = stack.enter_context(
-                Observer(config, place, corpus, utilization, step, origin, kernels)
+                Observer(config, place, corpus, utilization, step, origin, trainer.kernels)
             )
         writer = partial(_write_samples, config, trainer, corpus.tokenizer, observer)
         every = config.sample.every

@@ -58,7 +58,7 @@ class TrainConfig:
     ramp_up: tuple[int, int, int] | None = None
     dtype: Dtype = "fp32"
     recompute: Literal["none", "selective", "full"] = "none"
-    # logits: the output layer's, whole. chunked: loss and gradient of half a GB of logits at a time,
+    # logits: whole, of the output layer. chunked: loss and gradient of half a GB of them at a time,
     # with the same result; for a vocabulary x micro_batch x sequence whose logits do not fit
     head: Literal["logits", "chunked"] = "logits"
     z_loss: float = 0.0  # weight of mean(logsumexp(logits)^2), PaLM (arXiv 2204.02311) section 5

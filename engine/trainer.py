@@ -22,6 +22,7 @@ from trivium.engine.checkpoint import Checkpointer
 from trivium.engine.device import Device
 from trivium.engine.mesh import Mesh
 from trivium.engine.model.gpt import build
+from trivium.engine.operators import choose
 from trivium.engine.optimizer import create_optimizer, finish_update, launch_update, wrap
 from trivium.engine.resilience import StopRequest
 from trivium.engine.schedule import learning_rate
@@ -48,6 +49,7 @@ class Trainer:
         self.device = device
         self.train_samples = train
         self.validation_samples = validation
+        self.kernels = choose(config.kernels, device.is_cuda)  # what runs, in one line
         self.modules = build(config, mesh)
         self.chunks = wrap(self.modules, config, mesh)
         self.optimizer = create_optimizer(self.chunks, config, mesh)

@@ -43,7 +43,8 @@ def _reference(
             factor = None
     update = torch._fused_adamw_ if decoupled else torch._fused_adam_
     count = torch.tensor(float(step), device=params[0].device)
-    for param, grad, first, second, copy in _pieces(params, grads, exp_avgs, exp_avg_sqs, copies):
+    lists = [params, grads, exp_avgs, exp_avg_sqs, *([copies] if copies else [])]
+    for param, grad, first, second, *copy in _pieces(lists):
         gradient = grad.to(param.dtype)
         if factor is not None:
             gradient = gradient * factor.to(param.dtype)
@@ -67,18 +68,17 @@ def _reference(
         if first.dtype != param.dtype:
             first.copy_(moments[0])
             second.copy_(moments[1])
-        if copy is not None:
-            copy.copy_(param)
+        for low in copy:
+            low.copy_(param)
 
 
-def _pieces(*lists: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Pieces of the tensors at equal places, flat; None for those of an empty last list."""
-    *full, copies = lists
-    for row in zip(*full, copies or [None] * len(full[0]), strict=True):
-        size = row[0].numel() if row[0].is_cuda else _PIECE
-        flat = [(None if one is None else one.view(-1)) for one in row]
-        for start in range(0, row[0].numel(), max(size, 1)):
-            yield tuple(None if one is None else one[start : start + size] for one in flat)  # type: ignore[misc]
+def _pieces(lists: Sequence[Sequence[torch.Tensor]]) -> Iterator[list[torch.Tensor]]:
+    """Flat pieces of the tensors at equal places; on CUDA each tensor whole."""
+    for row in zip(*lists, strict=True):
+        whole = row[0].numel()
+        size = whole if row[0].is_cuda else _PIECE
+        for start in range(0, whole, size or 1):
+            yield [one.view(-1)[start : start + size] for one in row]
 
 
 @ADAMW.fake("adamw_")

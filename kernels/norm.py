@@ -28,7 +28,7 @@ def rms_norm(
 
     x: [..., H]. weight: [H], of any float dtype; the gain, or the gain less one if `zero_centered`.
     """
-    return torch.ops.trivium.rms_norm(x, weight, eps, zero_centered)[0]  # type: ignore[no-any-return]
+    return torch.ops.trivium.rms_norm(x, weight, eps, zero_centered)[0]
 
 
 def add_rms_norm(
@@ -58,7 +58,7 @@ def layer_norm(
 
     x: [..., H]. weight and bias: [H], of one float dtype; see `rms_norm`.
     """
-    return torch.ops.trivium.layer_norm(  # type: ignore[no-any-return]
+    return torch.ops.trivium.layer_norm(
         x, weight, bias, eps, zero_centered
     )[0]
 

@@ -20,6 +20,7 @@ shift
 PHASES=${*:-build tests sanitizer kernels train}
 PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 mkdir -p "$OUT"
+rm -f "$OUT"/{build,tests,sanitizer,kernels,train}.log "$OUT"/{kernels,train}.json "$OUT"/table.md
 OUT=$(cd "$OUT" && pwd)
 
 # `import trivium` without an installation: the rooms under one root
@@ -65,7 +66,7 @@ phase() {
   last=$(grep -E "$SUMMARY" "$OUT/$name.log" | tail -n 1 | tr -d '=|' | cut -c 1-160)
   lines+="| $name | $said | $took s | $last |"$'\n'
 }
-SUMMARY='passed|failed|error|ERROR SUMMARY|kernels in|tokens/s, |rounds, '
+SUMMARY='passed|failed|error|ERROR SUMMARY|[0-9] kernels in|compiled|tokens/s, engine|rounds, '
 
 build() {
   library=${TRIVIUM_KERNELS:-kernels/libtrivium_kernels.so}
@@ -93,16 +94,17 @@ phase build 150 bash -c build
 phase tests 120 "$PYTHON" -m pytest -m gpu tests/kernels -q --maxfail=20 -p no:cacheprovider \
   ${TESTS:-}
 phase sanitizer 60 bash -c sanitizer
-phase kernels 160 "$PYTHON" tools/benchmark.py kernels seconds=135 out="$OUT/kernels.json" \
-  ${KERNELS:-}
+time=$(($(left) < 160 ? $(left) : 160))
+phase kernels "$time" "$PYTHON" tools/benchmark.py kernels seconds=$((time - 25)) \
+  out="$OUT/kernels.json" ${KERNELS:-}
 phase train "$(left)" "$PYTHON" tools/benchmark.py train seconds=$(($(left) - 45)) profile=true \
   out="$OUT/train.json" ${TRAIN:-}
 
 {
-  for name in kernels train; do
-    [ -f "$OUT/$name.log" ] && grep -E '^(\||failed|left out|tokens/s, |peak memory, |one step |.* (parameters|TFLOP/s); )' \
-      "$OUT/$name.log" && echo
-  done
+  # the reports, without what was said on the way to them
+  [ -f "$OUT/kernels.log" ] && awk '/TFLOP\/s; ours: / { said = "" } { said = said $0 "\n" }
+    END { printf "%s\n", said }' "$OUT/kernels.log"
+  [ -f "$OUT/train.log" ] && sed -n '/ parameters, /,$p' "$OUT/train.log" && echo
   echo "| phase | | took | in a line |"
   echo "|---|---|---|---|"
   printf '%s' "$lines"

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numba as nb
 import numpy as np
@@ -99,7 +100,7 @@ class HtmlToText:
         if html.count("<") > self.max_depth and _depth(html) > self.max_depth:
             return None, "HTML nested too deeply"
         html = html.removeprefix("\ufeff")
-        options = {
+        options: dict[str, Any] = {
             "preserve_formatting": True,
             "list_bullets": self.list_bullets,
             "alt_texts": self.alt_texts,
@@ -123,7 +124,8 @@ def _marked_main(html: str) -> str | None:
 
     if not _MAIN.search(html):
         return None
-    marked = HTMLTree.parse(html).document.query_selector_all("main, [role=main]")
+    page = HTMLTree.parse(html).document
+    marked = page.query_selector_all("main, [role=main]") if page is not None else []
     return marked[0].html if len(marked) == 1 else None
 
 

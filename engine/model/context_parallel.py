@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from megatron.core.models.common.embeddings import rope_utils
+from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.transformer import multi_token_prediction
 
 from trivium.engine.model import ring_attention
@@ -136,78 +136,31 @@ def _exchanged(rows: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
     return received
 
 
-# --- Positions of documents ---------------------------------------------------
-
-
-class _Places:
-    """Of this rank's positions of a row of documents: which of its document's each is, and whether
-    it is the last."""
-
-    def __init__(self, cumulative: torch.Tensor, local: int, size: int, rank: int) -> None:
-        row = torch.arange(local * size, device=cumulative.device, dtype=cumulative.dtype)
-        here = split(row, rank, size, dim=0)
-        after = torch.searchsorted(cumulative, here, right=True)
-        self.in_document = (here - cumulative[after - 1]).long()
-        self.last = here + 1 == cumulative[after]
-
-    @staticmethod
-    def of(cumulative: torch.Tensor, local: int, size: int, rank: int) -> _Places:
-        """Computed once for a micro-batch: kept with its cumulative lengths."""
-        places: _Places | None = getattr(cumulative, "places", None)
-        if places is None:
-            places = _Places(cumulative, local, size, rank)
-            cumulative.places = places  # type: ignore[attr-defined]
-        return places
+# --- The next token of a document ----------------------------------------------
 
 
 def install() -> None:
-    """Documents under cp, where megatron-core has each cut in 2 x cp chunks: here the row is.
-
-    models/common/embeddings/rope_utils.py: angles of a document's positions, fused and not;
-    transformer/multi_token_prediction.py: the token after each, which it also takes document by
-    document, asking the device for every length.
-    """
-    fused = rope_utils.fused_apply_rotary_pos_emb_thd
-    plain = rope_utils._apply_rotary_pos_emb_thd
-
-    def rotate_fused(
-        t: torch.Tensor, cu_seqlens: torch.Tensor, freqs: torch.Tensor, **cp: int
-    ) -> torch.Tensor:
-        size, rank = cp.get("cp_size", 1), cp.get("cp_rank", 0)
-        if size == 1:
-            return fused(t, cu_seqlens, freqs, **cp)
-        angles = freqs[_Places.of(cu_seqlens, t.shape[0], size, rank).in_document]
-        return rope_utils.fused_apply_rotary_pos_emb(t.unsqueeze(1), angles).squeeze(1)
-
-    def rotate(
-        t: torch.Tensor,
-        cu_seqlens: torch.Tensor,
-        freqs: torch.Tensor,
-        rotary_interleaved: bool = False,
-        multi_latent_attention: bool = False,
-        mscale: float = 1.0,
-        cp_group: Any = None,
-    ) -> torch.Tensor:
-        size = 1 if cp_group is None else cp_group.size()
-        style = rotary_interleaved, multi_latent_attention, mscale
-        if size == 1:
-            return plain(t, cu_seqlens, freqs, *style, cp_group)
-        places = _Places.of(cu_seqlens, t.shape[0], size, cp_group.rank())
-        turned = rope_utils._apply_rotary_pos_emb_bshd(
-            t.unsqueeze(1), freqs[places.in_document], *style
-        )
-        return turned.squeeze(1)
-
-    def next_in_document(
-        tensor: torch.Tensor, shifts: int, dims: int, packed_seq_params: Any, cp_group: Any = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        size, rank = (1, 0) if cp_group is None else (cp_group.size(), cp_group.rank())
-        cumulative = packed_seq_params.cu_seqlens_q
-        rolled, _ = multi_token_prediction.roll_tensor(tensor, shifts, dims, cp_group)
-        last = _Places.of(cumulative, tensor.shape[-1], size, rank).last
-        rolled = rolled.masked_fill(last, 0)
-        return rolled, rolled.sum()
-
-    rope_utils.fused_apply_rotary_pos_emb_thd = rotate_fused
-    rope_utils._apply_rotary_pos_emb_thd = rotate
+    """transformer/multi_token_prediction.py: documents' next tokens are taken one by one, with a
+    wait for the device for every length, and as if cp had cut each of them instead of the row."""
     multi_token_prediction._roll_tensor_packed_seq = next_in_document
+
+
+def next_in_document(
+    tensor: torch.Tensor,
+    shifts: int,
+    dims: int,
+    packed_seq_params: PackedSeqParams,
+    cp_group: dist.ProcessGroup | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What follows each position of [.., S] in its document, 0 after the last; and the sum of it.
+
+    The signature is megatron-core's; shifts is -1. Collective over cp.
+    """
+    size, rank = (1, 0) if cp_group is None else (cp_group.size(), cp_group.rank())
+    rolled, _ = multi_token_prediction.roll_tensor(tensor, shifts, dims, cp_group)
+    cumulative = packed_seq_params.cu_seqlens_q
+    row = torch.arange(tensor.shape[-1] * size, dtype=cumulative.dtype, device=tensor.device)
+    after = split(row, rank, size, dim=0) + 1
+    last = cumulative[torch.searchsorted(cumulative, after)] == after
+    rolled = rolled.masked_fill(last, 0)
+    return rolled, rolled.sum()

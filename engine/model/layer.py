@@ -27,6 +27,8 @@ class Layer(TransformerLayer):
     for backward (not recomputed or offloaded on its own). Elsewhere megatron-core's own steps run.
     """
 
+    self_attn_bda: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._done: tuple[torch.Tensor, torch.Tensor] | None = None  # a sum and its norm
@@ -49,11 +51,11 @@ class Layer(TransformerLayer):
             x, bias = x_with_bias
             if bias is not None or x.dtype != residual.dtype:
                 only_add = get_bias_dropout_add(training, fused)
-                return only_add(x_with_bias, residual, dropout)  # type: ignore[no-any-return]
+                return only_add(x_with_bias, residual, dropout)
             # called as a module, so that hooks which wait for its parameters run
             normed, total = self.pre_mlp_layernorm(x, residual)
             self._done = total, normed
-            return total  # type: ignore[no-any-return]
+            return total
 
         return add
 
@@ -62,4 +64,4 @@ class Layer(TransformerLayer):
         done, self._done = self._done, None
         if done is not None and done[0] is hidden_states:
             return done[1]
-        return super()._forward_pre_mlp_layernorm(hidden_states)  # type: ignore[no-any-return]
+        return super()._forward_pre_mlp_layernorm(hidden_states)

@@ -6,9 +6,12 @@ Each function has the interface of the one it stands in for, as far as megatron-
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from megatron.core.transformer.moe import moe_utils
+from torch.utils.weak import WeakIdKeyDictionary
 
 from trivium.kernels import permute as rows
 from trivium.kernels import router
@@ -134,6 +137,8 @@ def fused_sort_chunks_by_index(
     inp: torch.Tensor, split_sizes: torch.Tensor, sorted_index: torch.Tensor
 ) -> torch.Tensor:
     """Chunks of rows in the order of `sorted_index`."""
+    if _as_it_is(sorted_index):
+        return inp
     return rows.sort_chunks(inp, split_sizes, sorted_index)[0]
 
 
@@ -141,7 +146,20 @@ def fused_sort_chunks_by_index_with_probs(
     inp: torch.Tensor, probs: torch.Tensor, split_sizes: torch.Tensor, sorted_index: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Chunks of rows, and of their weights, in the order of `sorted_index`."""
+    if _as_it_is(sorted_index):
+        return inp, probs
     return rows.sort_chunks(inp, split_sizes, sorted_index, probs)
+
+
+_identities: Any = WeakIdKeyDictionary()
+
+
+def _as_it_is(order: torch.Tensor) -> bool:
+    """Is it the order that is there already, as on one rank? A dispatcher has one tensor for all
+    its calls, so the device is waited for once."""
+    if order not in _identities:
+        _identities[order] = torch.equal(order, torch.arange(len(order), device=order.device))
+    return bool(_identities[order])
 
 
 def _score(function: str, before_choice: bool) -> router.Score:

@@ -28,7 +28,6 @@ from megatron.core.transformer.transformer_block import (
     get_num_layers_to_build,
 )
 from megatron.core.transformer.transformer_layer import (
-    TransformerLayer,
     TransformerLayerSubmodules,
     get_transformer_layer_offset,
 )
@@ -36,6 +35,7 @@ from megatron.core.transformer.transformer_layer import (
 from trivium.engine.model.activation import GatedActivation
 from trivium.engine.model.attention import CoreAttention
 from trivium.engine.model.experts import GroupedExperts
+from trivium.engine.model.layer import Layer
 from trivium.engine.model.mla import KVDownProjection, LatentAttention, ReplicatedLinear
 from trivium.engine.model.mtp import PredictionHead
 from trivium.engine.model.norm import Norm
@@ -82,7 +82,7 @@ def layer_spec(config: TransformerConfig, backend: BackendSpecProvider, moe: boo
     norm = backend.layer_norm(rms_norm=config.normalization == "RMSNorm")
     attention = _latent if config.multi_latent_attention else _grouped
     return ModuleSpec(
-        module=TransformerLayer,
+        module=Layer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=norm,
             self_attention=attention(config, backend),

@@ -105,7 +105,9 @@ struct Columns {
   }
 };
 
-// The threads that have a row together.
+// The threads that have a row together. kSeveral: teams of more than a warp share a block, and each
+// has its barrier; that takes all 16 of a block, which can limit how many blocks are resident.
+template <bool kSeveral>
 struct Team {
   int lanes, lane, index;
   float* scratch;  // 2 * kWarps * 2 floats of shared memory, the block's
@@ -140,7 +142,11 @@ struct Team {
 #pragma unroll
       for (int n = 0; n < N; ++n) area[(threadIdx.x >> 5) * 2 + n] = values[n];
     }
-    sync_some(index + 1, lanes);
+    if constexpr (kSeveral) {
+      sync_some(index + 1, lanes);
+    } else {
+      __syncthreads();
+    }
     const int other = in_warp % kWarps;  // both halves of a warp add up the same
 #pragma unroll
     for (int n = 0; n < N; ++n) {
@@ -220,7 +226,7 @@ __global__ void __launch_bounds__(kThreads, E <= (kCentred ? 8 : 16) ? 2 : 1)
   extern __shared__ __align__(16) unsigned char memory[];
   __shared__ float scratch[2 * kWarps * 2];
   const int width = a.layout.width;
-  Team team(a.layout, scratch);
+  Team<false> team(a.layout, scratch);
   Ring<T, V, kTensors> ring(memory, a.layout.stages);
   Rows<T> inputs[kTensors];
 #pragma unroll
@@ -319,7 +325,7 @@ __global__ void __launch_bounds__(kThreads, E == 8 && !kCentred ? 2 : 1)
   __shared__ float scratch[2 * kWarps * 2];
   const int width = a.layout.width;
   const float share = 1.0f / static_cast<float>(width);
-  Team team(a.layout, scratch);
+  Team<(E > 8)> team(a.layout, scratch);
   Ring<T, V, kTensors> ring(memory, a.layout.stages);
   Rows<T> inputs[kTensors];
 #pragma unroll
@@ -381,7 +387,7 @@ __global__ void __launch_bounds__(kThreads, E == 8 && !kCentred ? 2 : 1)
     const float mean_of_gn = totals[0] * share;
     const float mean_of_g = kCentred ? totals[N - 1] * share : 0.0f;
     T* const out_row = a.dx + row * width;
-#pragma unroll
+#pragma unroll(kKept ? V : 1)
     for (int v = 0; v < V; ++v) {
       const int column = (v * team.lanes + team.lane) * P;
       if (!present || column >= width) continue;
@@ -451,7 +457,7 @@ template <class T, bool kAdd, bool kCentred>
 __global__ void __launch_bounds__(kThreads) forward_any(const Forward<T> a) {
   __shared__ float scratch[2 * kWarps * 2];
   const int width = a.layout.width;
-  Team team(a.layout, scratch);
+  Team<false> team(a.layout, scratch);
   const int64_t step = static_cast<int64_t>(gridDim.x) * a.layout.teams;
   int64_t base = static_cast<int64_t>(blockIdx.x) * a.layout.teams;
   for (; base < a.layout.rows; base += step) {
@@ -500,7 +506,7 @@ __global__ void __launch_bounds__(kThreads) backward_any(const Backward<T> a) {
   __shared__ float scratch[2 * kWarps * 2];
   const int width = a.layout.width;
   const float share = 1.0f / static_cast<float>(width);
-  Team team(a.layout, scratch);
+  Team<false> team(a.layout, scratch);
   const int64_t step = static_cast<int64_t>(gridDim.x) * a.layout.teams;
   int64_t base = static_cast<int64_t>(blockIdx.x) * a.layout.teams;
   float* const mine = a.partial + (base + team.index) * N * width;
@@ -639,8 +645,9 @@ struct Vector {
   }
 };
 
-// How rows are given to threads, for a kernel with E columns a thread; E = 0: `*_any`.
-Layout layout_for(const Matrix& x, int elements, int threads) {
+// How rows are given to threads, for a kernel with E columns a thread (0: `*_any`) and blocks of
+// some `threads`; `several` teams of more than a warp may share a block.
+Layout layout_for(const Matrix& x, int elements, int threads, bool several) {
   int lanes;
   if (elements == 0) {
     lanes = x.width <= 1024 ? 32 : 256;
@@ -654,7 +661,8 @@ Layout layout_for(const Matrix& x, int elements, int threads) {
       lanes = power;
     }
   }
-  return {x.rows, x.width, lanes, lanes >= threads ? 1 : threads / lanes, 3};
+  const bool alone = lanes >= threads || (lanes > 32 && !(several && elements > 8));
+  return {x.rows, x.width, lanes, alone ? 1 : threads / lanes, 3};
 }
 
 int shared_limit() {
@@ -699,35 +707,32 @@ void launch(void (*kernel)(Arguments), int blocks, int threads, int shared, cuda
 }
 
 // Run `arguments` on the kernel for E columns a thread (`pick` gives it, for E or 0), with as many
-// stages as fit; `prepare(blocks, teams)` is called before, once the grid is known. `most_blocks` on a
-// multiprocessor go over all rows; 0: a block for each `teams` rows, where nothing is summed over rows
-// and more blocks hide the waiting better than more stages.
-template <class T, int kTensors, class Arguments, class Pick, class Prepare>
+// stages as fit; `prepare(blocks, teams)` is called before, once the grid is known. At most
+// `most_blocks` on a multiprocessor go over all rows.
+template <class T, int kTensors, bool kSeveral, class Arguments, class Pick, class Prepare>
 void run(Arguments& arguments, const Matrix& x, bool packed, int threads, int most_blocks,
          cudaStream_t stream, Pick pick, Prepare prepare) {
   int elements = 0;
   if (packed && x.width <= (sizeof(T) == 2 ? kManyColumns : kSomeColumns))
     elements = x.width <= kFewColumns ? 8 : x.width <= kSomeColumns ? 16 : 32;
-  Layout layout = layout_for(x, elements, threads);
+  Layout layout = layout_for(x, elements, threads, kSeveral);
   const auto shared = [&] {
     return layout.stages * kTensors * elements * layout.lanes * layout.teams *
            static_cast<int>(sizeof(T));
   };
-  if (most_blocks == 0) layout.stages = 1;
   const int limit = shared_limit();
   while (layout.stages > 1 && shared() > limit) --layout.stages;
   if (shared() > limit) {
     elements = 0;
-    layout = layout_for(x, elements, threads);
+    layout = layout_for(x, elements, threads, kSeveral);
   }
   const auto kernel = pick(elements);
   const int block = layout.lanes * layout.teams;
   const int resident =
       resident_blocks(reinterpret_cast<const void*>(kernel), block, shared());
   const int64_t needed = (x.rows + layout.teams - 1) / layout.teams;
-  const int64_t useful = most_blocks == 0 ? int64_t{INT32_MAX}
-                                          : static_cast<int64_t>(multiprocessors()) *
-                                                std::min(resident, most_blocks);
+  const int64_t useful =
+      static_cast<int64_t>(multiprocessors()) * std::min(resident, most_blocks);
   const int blocks = static_cast<int>(std::min(needed, useful));
   arguments.layout = layout;
   prepare(blocks, elements ? 1 : layout.teams);
@@ -782,7 +787,7 @@ Outputs forward(const Tensor& x, const Tensor* residual, const Tensor& weight,
              : elements == 16 ? forward_rows<T, 16, kAdd, kCentred>
                               : forward_any<T, kAdd, kCentred>;
     };
-    run<T, kAdd ? 2 : 1>(a, rows, rows.packed(sizeof(T)) && others.packed(sizeof(T)), 256, 0,
+    run<T, kAdd ? 2 : 1, false>(a, rows, rows.packed(sizeof(T)) && others.packed(sizeof(T)), 256, 32,
                          stream_of(x), pick, [](int, int) {});
   });
   return out;
@@ -840,7 +845,7 @@ Gradients backward(const Tensor& grad, const Tensor& x, const Tensor* direct, co
         a.partial = static_cast<float*>(partial.data_ptr());
       };
       // few blocks, so that their sums, written and read again, stay small beside the rows
-      run<T, kAdd ? 3 : 2>(a, rows, packed, kThreads, 2, stream, pick, prepare);
+      run<T, kAdd ? 3 : 2, true>(a, rows, packed, kThreads, 2, stream, pick, prepare);
     });
   }
   dispatch_float(gain_dtype, "norm", [&]<class W>() {

@@ -342,3 +342,16 @@ def test_kernel_says_what_it_refuses(kernel):
             adamw_(bad, grads, firsts, seconds, step=1, **SETTINGS)
     with pytest.raises(RuntimeError, match="not of the size"):
         adamw_(params, [grads[0][:3]], firsts, seconds, step=1, **SETTINGS)
+
+
+@pytest.mark.gpu
+def test_without_the_kernel_the_reference_runs(kernel):
+    from trivium.kernels.registry import switch_off
+
+    switch_off(["adamw"])
+    try:
+        assert module.ADAMW.path == "torch"
+        check("cuda", torch.bfloat16, torch.bfloat16, torch.bfloat16, judged=True)
+        check("cuda", torch.float32, torch.float32, None)
+    finally:
+        switch_off([])

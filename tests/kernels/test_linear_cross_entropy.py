@@ -232,8 +232,8 @@ def test_on_a_gpu_against_float64(monkeypatch, dtype, chunks):
     by = [torch.randn(rows, dtype=torch.float64, **like) for _ in range(3)]
     in_chunks(monkeypatch, -(-rows // chunks), 50304, dtype)
     torch.full((rows, 50304), torch.nan, dtype=dtype, device="cuda")
-    # the logits themselves are rounded to bf16: |x| 2^-9 each, 1e-2 in the gradient
-    bound = 2e-6 if dtype == torch.float32 else 1e-2
+    # the logits themselves are rounded to bf16: by |x| 2^-9 at most
+    bound = 5e-6 if dtype == torch.float32 else 1.5e-2
     check_weighted(hidden, weight, labels, weights, vocab_size, bound)
     check_scores(hidden, weight, labels, by, vocab_size, bound)
 
@@ -248,6 +248,7 @@ def test_memory_on_a_gpu():
     labels = torch.randint(128256, (8192,), device="cuda")
     weights = torch.ones(8192, device="cuda")
     results = 2 * (hidden.numel() + weight.numel())
+    hidden[:256].detach() @ weight[:256].detach().t()  # takes cuBLAS its workspace
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     linear_cross_entropy(hidden, weight, labels, weights)[0].backward()

@@ -97,7 +97,9 @@ def check_all(shape, dtype, device="cpu", gains=None, zero_centered=False, arran
     made = functools.partial(random, dtype=dtype, device=device)
     x, residual, grad, grad_sum = (arrange(made(*shape, seed=seed)) for seed in range(4))
     x = x + 0.5  # a mean; adding keeps the strides
-    weight, bias = (random(x.shape[-1], seed=s, dtype=gains or dtype, device=device) for s in (4, 5))
+    weight, bias = (
+        random(x.shape[-1], seed=s, dtype=gains or dtype, device=device) for s in (4, 5)
+    )
     return [
         *check_rms(x, weight, grad, zero_centered),
         *check_add(x, residual, weight, grad, grad_sum, zero_centered),

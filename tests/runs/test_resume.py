@@ -71,4 +71,6 @@ def test_stopped_by_sigterm_and_resumed_under_another_layout(undisturbed, tmp_pa
     assert len(found) == len(expected)
     for ours, theirs in zip(found, expected, strict=True):
         for name, value in theirs.items():
-            assert ours[name] == pytest.approx(value, rel=1e-5), (name, ours["step"])
+            # a router's choices turn on rounding, and the norm with them (docs/parity.md)
+            bound = 1e-4 if name == "grad_norm" else 1e-5
+            assert ours[name] == pytest.approx(value, rel=bound), (name, ours["step"])

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
+from tools.benchmarks.kernel_timing import on_stream
 from tools.benchmarks.kernels import OURS, PART, known_parts
 from trivium.kernels import library
 
@@ -25,11 +26,12 @@ def main(parts: Sequence[str]) -> int:
     for part in parts or known_parts():
         module = part if "." in part else f"tools.benchmarks.{PART}{part}"
         try:
-            for case in importlib.import_module(module).cases(True):
-                case.contestants[OURS](*case.inputs())
-                if torch.cuda.is_available():
-                    torch.cuda.synchronize()
-                print(f"{part}: {case.name}: ran", flush=True)
+            with on_stream():
+                for case in importlib.import_module(module).cases(True):
+                    case.contestants[OURS](*case.inputs())
+                    if torch.cuda.is_available():
+                        torch.cuda.synchronize()
+                    print(f"{part}: {case.name}: ran", flush=True)
         except Exception as error:
             failed += 1
             print(f"{part}: failed: {type(error).__name__}: {error}", flush=True)

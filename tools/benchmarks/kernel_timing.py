@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from tools.benchmarks.kernel_case import Case
 
@@ -130,11 +131,31 @@ class Contestant:
         self.calls = _between(2, MEASURE / (once * count), 50)
 
 
+class _OnCPU(TorchFunctionMode):
+    """`device="cuda"` and `.cuda()` mean the CPU."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.Tensor.cuda:
+            return args[0]
+        if str(kwargs.get("device", "")).startswith("cuda"):
+            kwargs["device"] = "cpu"
+        if func is torch.Tensor.to and len(args) > 1 and str(args[1]).startswith("cuda"):
+            args = (args[0], "cpu", *args[2:])
+        return func(*args, **kwargs)
+
+
 @contextlib.contextmanager
 def on_stream() -> Iterator[None]:
-    """A stream of its own for all work, autograd's too: the default one cannot be recorded."""
+    """A stream of its own for all work, autograd's too: the default one cannot be recorded.
+
+    Without a GPU, tensors that are asked for on one are made on the CPU.
+    """
     if not torch.cuda.is_available():
-        yield
+        with _OnCPU():
+            yield
         return
     with torch.cuda.stream(torch.cuda.Stream()):
         yield

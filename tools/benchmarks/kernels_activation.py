@@ -23,7 +23,7 @@ def cases(tiny: bool) -> list[Case]:
     swiglu, geglu = _contestants("silu"), _contestants("gelu")
     shape = f"{tokens} x 2*{width} bf16"
 
-    def made() -> tuple[torch.Tensor, ...]:
+    def made() -> tuple[torch.Tensor, torch.Tensor]:
         return _random(tokens, 2 * width), _random(tokens, width)
 
     return [
@@ -74,7 +74,8 @@ def _random(*shape: int) -> torch.Tensor:
 
 
 def _contestants(kind: str) -> dict[str, Pass]:
-    act = {"silu": F.silu, "gelu": F.gelu}[kind]
+    acts: dict[str, Pass] = {"silu": F.silu, "gelu": F.gelu}
+    act = acts[kind]
 
     def eager(x: torch.Tensor) -> torch.Tensor:
         gate, value = x.chunk(2, dim=-1)

@@ -20,7 +20,13 @@ from trivium.kernels.multi_tensor import judge, scale_, squared_sum
 
 LAYER = [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336), (4096,), (4096,)]
 TINY = [(64, 32), (48,)]
-SETTINGS = {"lr": 1e-4, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1}
+SETTINGS: dict[str, Any] = {
+    "lr": 1e-4,
+    "beta1": 0.9,
+    "beta2": 0.95,
+    "eps": 1e-8,
+    "weight_decay": 0.1,
+}
 STEP = 7
 TARGET = ">= 90 % of copy"
 

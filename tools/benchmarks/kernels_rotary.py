@@ -156,6 +156,6 @@ def _latent() -> dict[str, Callable[..., Any]]:
 
     def megatron(q: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
         freqs = torch.cat([angles, angles], dim=-1)[:, None, None]
-        return _apply_rotary_pos_emb_bshd(q, freqs, False, True)  # type: ignore[no-any-return]
+        return _apply_rotary_pos_emb_bshd(q, freqs, False, True)
 
     return {"megatron": megatron}

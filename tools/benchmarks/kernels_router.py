@@ -18,7 +18,7 @@ TOKENS = 8192
 def cases(tiny: bool) -> list[Case]:
     """DeepSeek-V3's routing in groups, forward and backward, Mixtral's, and a balancing loss."""
     T, E = (128, 64) if tiny else (TOKENS, 256)
-    deepseek = {"score": "sigmoid", "num_groups": 8, "group_top_k": 4, "scale": 2.5}
+    deepseek: dict[str, Any] = {"score": "sigmoid", "num_groups": 8, "group_top_k": 4, "scale": 2.5}
     dense = T * E * (4 + 4 + 1)  # logits, weights, map
 
     def with_bias() -> tuple[torch.Tensor, ...]:

@@ -135,7 +135,7 @@ def compare(asked: Asked) -> Found:
         coming = next((one for one in turns[index + 1 :] if _runs(found, one)), None)
         ahead = None if coming is None else _start(coming)
         found[turn.model][turn.peer][turn.number] = one = now.finish(
-            min(asked.patience, ends - time.time() + 60)
+            min(asked.patience, ends - time.time() + 30)
         )
         print(f"{turn.model}: {turn.peer}: {_short(one)}", flush=True)
         if ahead is not None and not _runs(found, ahead.turn):
