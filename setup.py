@@ -150,6 +150,7 @@ EXTRAS = {
         "accelerate>=1.1",
         "langdetect>=1.0.9",
         "rensa>=0.5",
+        "lxml-html-clean>=0.4",  # trafilatura asks for it by a name that older pips do not resolve
         "trafilatura>=2.0",
     ],
     # what `make test lint types` needs

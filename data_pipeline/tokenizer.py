@@ -201,7 +201,15 @@ class JsonTokenizer(_FileTokenizer):
 
     @cached_property
     def _vocabulary(self) -> dict[str, int]:
-        return self._model.get_vocab(with_added_tokens=True)
+        """Every piece and its id: from the file, which is parsed anyway, where it lists them so."""
+        model = self._model  # says what is wrong with a file that is none
+        listed = self._parsed["model"].get("vocab")
+        if not isinstance(listed, dict):  # a unigram's pieces come with scores
+            return model.get_vocab(with_added_tokens=True)
+        found: dict[str, int] = dict(listed)
+        for token in self._parsed.get("added_tokens", []):
+            found.setdefault(token["content"], token["id"])
+        return found
 
     def added(self) -> list[str]:
         """What is one token wherever it stands in a text: added tokens, less those of control."""

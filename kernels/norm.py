@@ -58,9 +58,7 @@ def layer_norm(
 
     x: [..., H]. weight and bias: [H], of one float dtype; see `rms_norm`.
     """
-    return torch.ops.trivium.layer_norm(
-        x, weight, bias, eps, zero_centered
-    )[0]
+    return torch.ops.trivium.layer_norm(x, weight, bias, eps, zero_centered)[0]
 
 
 # --- References: the CPU path, and CUDA's where no kernel is --------------------------------------

@@ -132,6 +132,10 @@ def build(
     if megatron.virtual_pipeline_model_parallel_size is not None:
         stages = list(range(megatron.virtual_pipeline_model_parallel_size))
     chunks = [_chunk(config.model, megatron, mesh, backend, stage, len(stages)) for stage in stages]
+    for chunk in chunks:
+        # megatron-core makes a router's weight on the CPU and moves it in the first forward pass:
+        # by then the hook that collects its gradient would hang on what it was before
+        chunk.cuda()
     initialize(chunks, config.seed, config.model, mesh)
     _mark_expert_parameters(chunks, mesh)
     return chunks

@@ -581,7 +581,7 @@ struct Matrix {
 
   explicit Matrix(const Tensor& tensor) : held(tensor) {
     require(tensor.dim() > 0 && tensor.size(-1) > 0, "trivium::norm: the last dim is empty");
-    require(tensor.size(-1) < (int64_t{1} << 30), "trivium::norm: a row has over 2^30 elements");
+    require(tensor.size(-1) < (int64_t{1} << 28), "trivium::norm: a row has over 2^28 elements");
     width = static_cast<int>(tensor.size(-1));
     rows = tensor.numel() / width;
     if (!even()) {
@@ -610,7 +610,7 @@ struct Matrix {
   }
 
   // Is every row made of aligned packs of 16 bytes?
-  bool packed(int bytes) const {
+  bool packed(int64_t bytes) const {
     return aligned16(held.data_ptr()) && stride * bytes % 16 == 0 && width * bytes % 16 == 0;
   }
 
