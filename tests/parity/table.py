@@ -37,18 +37,14 @@ MOE_NORM_TOLERANCE = 1e-4
 
 # A few that leave no axis out; single steps under every pair of axes are in test_gradients.py.
 FEW = (
-    ("dense", "tp4"),
     ("dense", "pp2 vpp2 dp2 overlap zero"),
     ("mtp", "tp2 pp2"),
-    ("mtp", "pp4 zero"),
-    ("mla", "tp2 sp"),
     ("mla", "tp2 dp2 overlap zero"),
     ("moe", "ep2 dp2 overlap"),
     ("moe", "tp2 sp ep2 zero"),
     ("moe", "tp2 sp etp2 pp2 zero"),
     ("deepseek", "tp2 sp pp2 ep2 zero"),
     ("deepseek", "pp2 vpp2 dp2 ep2 zero"),
-    ("packed", "cp4 zero"),
     ("packed", "tp2 sp cp2 a2a zero"),
     ("mtp", "pp2 cp2 zero"),
     ("mla", "cp2 a2a dp2 overlap zero"),
