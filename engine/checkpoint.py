@@ -70,11 +70,7 @@ class Checkpointer:
         self.optimizer = optimizer
         self.data_fingerprint = data_fingerprint
         self.folder = Path(config.run.dir) / "checkpoints"
-        self.metadata = {
-            "distrib_optim_sharding_type": _RESHARDABLE,
-            "chained_optim_avoid_prefix": True,
-            "dp_cp_group": mesh.groups.dp_cp,
-        }
+        self.metadata = _metadata(mesh)
         self._queue = AsyncCallsQueue() if config.checkpoint.asynchronous else None
 
     # Saving
@@ -212,18 +208,19 @@ class Checkpointer:
                 "restore data.*, or give checkpoint.load with checkpoint.load_optimizer=false and "
                 "another run.dir to start from its weights"
             )
-        tree = self._tree(loading=True, optimizer=not weights_only)
+        if weights_only:
+            load_weights(path, [chunk.module for chunk in self.chunks], self.mesh)
+            self.optimizer.reload_model_params()
+            return TrainState()
+        tree = self._tree(loading=True)
         same_layout = manifest["layout"] == _layout_name(self.mesh)
-        if same_layout and not weights_only:
+        if same_layout:
             world = (dist.get_world_size(),)
             tree["rng"] = ShardedObject(f"rng.{manifest['layout']}", None, world, (self.mesh.rank,))
         sharded, _ = extract_sharded_base(tree)
         loaded = dist_checkpointing.load(sharded, str(path), validate_access_integrity=False)
         for index, chunk in enumerate(self.chunks):
             chunk.module.load_state_dict(loaded["model"][index], strict=True)
-        if weights_only:
-            self.optimizer.reload_model_params()
-            return TrainState()
         self._load_optimizer(tree, loaded, manifest)
         if same_layout:
             _set_rng_state(loaded["rng"])
@@ -278,19 +275,13 @@ class Checkpointer:
         parts = getattr(self.optimizer, "chained_optimizers", [self.optimizer])
         return [(i, part) for i, part in enumerate(parts) if not part.is_stub_optimizer]
 
-    def _tree(self, loading: bool, optimizer: bool = True) -> dict[str, Any]:
+    def _tree(self, loading: bool) -> dict[str, Any]:
         """Sharded state of model and optimizer under names that do not depend on the layout.
 
         When saving, only tensors: when loading, the local common part stays, to be merged later.
         """
-        model = {
-            index: chunk.module.sharded_state_dict(prefix="", metadata=self.metadata)
-            for index, chunk in enumerate(self.chunks)
-        }
-        tree: dict[str, Any] = {"model": model}
-        if not optimizer:
-            return tree
-        tree["optimizer"] = {}
+        model = _model_tree([chunk.module for chunk in self.chunks], self.metadata)
+        tree: dict[str, Any] = {"model": model, "optimizer": {}}
         for index, part in self._parts():
             part.init_state_fn(part.optimizer, part.config)  # no update may have been applied yet
             state = part.sharded_state_dict(model, is_loading=loading, metadata=self.metadata)
@@ -310,6 +301,34 @@ class Checkpointer:
             if scaler is not None and scaler.state_dict():
                 return {name: float(value) for name, value in scaler.state_dict().items()}
         return None
+
+
+def load_weights(path: Path, chunks: Sequence[Any], mesh: Mesh) -> None:
+    """Fill this rank's model `chunks` (unwrapped) from the checkpoint at `path`. Collective.
+
+    The checkpoint must be complete (`checkpoint_folder.read`) and of the same model.
+    """
+    tree = {"model": _model_tree(chunks, _metadata(mesh))}
+    sharded, _ = extract_sharded_base(tree)
+    loaded = dist_checkpointing.load(sharded, str(path), validate_access_integrity=False)
+    for index, chunk in enumerate(chunks):
+        chunk.load_state_dict(loaded["model"][index], strict=True)
+
+
+def _metadata(mesh: Mesh) -> dict[str, Any]:
+    return {
+        "distrib_optim_sharding_type": _RESHARDABLE,
+        "chained_optim_avoid_prefix": True,
+        "dp_cp_group": mesh.groups.dp_cp,
+    }
+
+
+def _model_tree(chunks: Sequence[Any], metadata: dict[str, Any]) -> dict[int, Any]:
+    """Sharded state of the chunks, by their place."""
+    return {
+        index: chunk.sharded_state_dict(prefix="", metadata=metadata)
+        for index, chunk in enumerate(chunks)
+    }
 
 
 def _unwrapped(value: Any) -> Any:

@@ -172,7 +172,7 @@ def _world(config: RunConfig, world_size: int) -> Iterator[str]:
 
 def _tensor(config: RunConfig, world_size: int) -> Iterator[str]:
     model, tp = config.model, config.parallel.tp
-    heads, groups = model.num_attention_heads, model.num_query_groups or model.num_attention_heads
+    heads, groups = model.padded_heads, model.padded_groups
     split = {
         "model.num_attention_heads": heads,
         "model.vocab_multiple": model.vocab_multiple,
@@ -186,9 +186,13 @@ def _tensor(config: RunConfig, world_size: int) -> Iterator[str]:
     legal = math.gcd(*split.values())
     for key, size in split.items():
         if size % tp:
+            padding = ""
+            if key == "model.num_attention_heads" and model.mla is None and groups % tp:
+                padding = f", or model.group_multiple={tp}, which pads"
             yield (
                 f"parallel.tp={tp}: must divide {key}={size}; use "
                 f"parallel.tp={nearest_divisors(legal, tp)}, or {key}={nearest_multiples(tp, size)}"
+                f"{padding}"
             )
     # with fewer groups than tp ranks, megatron-core gives several ranks a copy of one group
     if groups % tp and (tp % groups or (heads + 2 * groups) * (model.head_dim or 1) % tp):

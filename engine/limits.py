@@ -49,7 +49,7 @@ RANGES: tuple[tuple[Range, str], ...] = (
         data.sequence_length data.vocab_size
         model.num_layers model.hidden_size model.num_attention_heads model.num_query_groups
         model.head_dim model.ffn_hidden_size model.vocab_size model.vocab_multiple
-        model.max_position model.window model.rope.original_max_position
+        model.max_position model.window model.group_multiple model.rope.original_max_position
         model.moe.num_experts model.moe.top_k model.moe.ffn_hidden_size
         model.moe.shared_ffn_hidden_size model.moe.num_groups model.moe.groups_top_k
         model.mla.q_lora_rank model.mla.kv_lora_rank model.mla.qk_nope_head_dim
@@ -73,8 +73,9 @@ RANGES: tuple[tuple[Range, str], ...] = (
         Range(above=0),
         """
         parallel.timeout_minutes train.loss_scale
-        model.norm_epsilon model.init_std model.moe.scaling_factor
-        model.rope.theta model.rope.low_freq_factor model.rope.high_freq_factor
+        model.norm_epsilon model.init_std model.moe.scaling_factor model.attention_scale
+        model.attention_softcap model.logit_softcap model.embedding_scale
+        model.rope.theta model.rope.window_theta model.rope.low_freq_factor model.rope.high_freq_factor
         model.rope.beta_fast model.rope.beta_slow
         optimizer.lr optimizer.eps
         """,
@@ -119,6 +120,7 @@ def check_sections(config: RunConfig) -> None:
         _data,
         _schedule,
         _attention,
+        _variations,
         _positions,
         _moe,
         _heads,
@@ -259,6 +261,51 @@ def _attention(config: RunConfig) -> Iterator[str]:
         yield (
             "model.qkv_bias, model.qk_norm: not part of latent attention, which always normalises "
             "its latents; set both to false"
+        )
+
+
+def _variations(config: RunConfig) -> Iterator[str]:
+    """What some families of models have, and what it does not go with."""
+    model, layers = config.model, config.model.window_layers
+    if layers is not None and (len(layers) != model.num_layers or not set(layers) <= {0, 1}):
+        yield (
+            f"model.window_layers: {len(layers)} entries for {model.num_layers} layers; write one "
+            "0 or 1 for each of model.num_layers"
+        )
+    if layers is not None and model.window is None:
+        yield "model.window_layers: there is no window; set model.window, or drop it"
+    if layers is not None and model.mtp.num_heads:
+        yield (
+            "model.window_layers: does not say what MTP heads see; set model.mtp.num_heads=0, or "
+            "give all layers the window"
+        )
+    if model.rope.window_theta is not None and (model.window is None or model.mla is not None):
+        yield (
+            "model.rope.window_theta: is of layers with a window, without latent attention; set "
+            "model.window, or drop it"
+        )
+    if model.mla is not None and (model.group_multiple > 1 or model.attention_scale is not None):
+        yield (
+            "model.group_multiple, model.attention_scale: latent attention has no groups and a "
+            "scale of its own; drop them"
+        )
+    if model.qk_norm_over == "all" and (model.group_multiple > 1 or not model.qk_norm):
+        yield (
+            "model.qk_norm_over=all: is of model.qk_norm=true, and zeros that pad heads would "
+            "change it; set model.qk_norm=true model.group_multiple=1, and a parallel.tp that "
+            "divides model.num_query_groups"
+        )
+    if model.qk_norm_over == "all" and model.normalization != "rmsnorm":
+        yield "model.qk_norm_over=all: only as RMSNorm; set model.normalization=rmsnorm"
+    if model.attention_softcap is not None and config.parallel.cp > 1:
+        yield (
+            f"parallel.cp={config.parallel.cp}: rows with capped scores are not split; set "
+            "parallel.cp=1 or model.attention_softcap=null"
+        )
+    if model.logit_softcap is not None and config.train.head == "chunked":
+        yield (
+            "train.head=chunked: takes logits as they are, and model.logit_softcap caps them; set "
+            "train.head=logits"
         )
 
 

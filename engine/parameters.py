@@ -95,10 +95,13 @@ def chunk_tensors(
 
 
 def layer_tensors(model: ModelConfig, moe: bool) -> Iterator[Tensor]:
-    """One decoder layer: attention and feed-forward, each behind its norm."""
-    yield from _norm("input_layernorm", model, model.hidden_size)
+    """One decoder layer: attention and feed-forward, with norms before them, behind them or both."""
+    before, behind = model.norm_placement != "post", model.norm_placement != "pre"
+    norms = ["input_layernorm", "pre_mlp_layernorm"] * before
+    norms += ["post_attention_layernorm", "post_mlp_layernorm"] * behind
+    for norm in norms:
+        yield from _norm(norm, model, model.hidden_size)
     yield from _attention(model) if model.mla is None else _latent_attention(model, model.mla)
-    yield from _norm("pre_mlp_layernorm", model, model.hidden_size)
     if moe and model.moe is not None:
         yield from _experts(model, model.moe)
     else:
@@ -132,13 +135,15 @@ def _linear(
 
 
 def _attention(model: ModelConfig) -> Iterator[Tensor]:
-    heads, groups, dim = model.num_attention_heads, model.num_query_groups, model.head_dim
-    assert groups is not None
+    heads, groups, dim = model.padded_heads, model.padded_groups, model.head_dim
     assert dim is not None
     hidden, bias = model.hidden_size, model.linear_bias
     qkv = (heads + 2 * groups) * dim
     yield from _linear("qkv", qkv, hidden, split="rows", bias=bias or model.qkv_bias)
-    if model.qk_norm:
+    if model.qk_norm and model.qk_norm_over == "all":
+        yield Tensor("q_layernorm.weight", (heads * dim,), ("tp",))
+        yield Tensor("k_layernorm.weight", (groups * dim,), ("tp",))
+    elif model.qk_norm:
         yield from _norm("q_layernorm", model, dim)
         yield from _norm("k_layernorm", model, dim)
     yield from _linear("proj", hidden, heads * dim, split="columns", bias=bias)

@@ -115,6 +115,8 @@ class RopeConfig:
     beta_slow: float = 1.0
     mscale: float = 1.0
     mscale_all_dim: float = 0.0
+    # another theta, without scaling, for the layers that have a window (Gemma 3, arXiv 2503.19786)
+    window_theta: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +169,9 @@ class ModelConfig:
     hidden_size: int = 128
     num_attention_heads: int = 4
     num_query_groups: int | None = None  # default: num_attention_heads (no GQA)
+    # key/value groups are padded to a multiple of it by groups of zeros, which stay zeros, so that
+    # tp can split a model whose groups it does not divide
+    group_multiple: int = 1
     head_dim: int | None = None  # default: hidden_size / num_attention_heads
     ffn_hidden_size: int | None = None  # default: 8/3 hidden (gated) or 4 hidden, in 64s
     vocab_size: int | None = None  # default: the tokenizer's
@@ -175,14 +180,23 @@ class ModelConfig:
     normalization: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     norm_epsilon: float = 1e-5
     norm_zero_centered: bool = False
-    activation: Literal["swiglu", "geglu", "gelu", "relu", "relu2", "silu"] = "swiglu"
+    # where a layer normalises: before attention and feed-forward, behind both, or before and behind
+    norm_placement: Literal["pre", "post", "sandwich"] = "pre"
+    activation: Literal["swiglu", "geglu", "geglu_tanh", "gelu", "relu", "relu2", "silu"] = "swiglu"
     position: Literal["rope", "learned", "none"] = "rope"
     rope: RopeConfig = field(default_factory=RopeConfig)
     tie_embeddings: bool = False
     qkv_bias: bool = False
     linear_bias: bool = False  # attention output and feed-forward
     qk_norm: bool = False
+    qk_norm_over: Literal["head", "all"] = "head"  # a norm for each head, or one over all of them
     window: int | None = None  # sliding-window attention: tokens seen, the token itself included
+    window_layers: tuple[int, ...] | None = None  # one 0/1 per layer; default: all have the window
+    attention_scale: float | None = None  # of the scores; default: 1 / sqrt(head_dim)
+    # scores, and the logits of the output layer, become c tanh(x / c) (Gemma 2, arXiv 2408.00118)
+    attention_softcap: float | None = None
+    logit_softcap: float | None = None
+    embedding_scale: float | None = None  # multiplies the token embeddings
     attention_dropout: float = 0.0
     hidden_dropout: float = 0.0
     init_std: float = 0.02
@@ -193,7 +207,7 @@ class ModelConfig:
     @property
     def gated(self) -> bool:
         """Has the feed-forward a gate: two input projections instead of one?"""
-        return self.activation in ("swiglu", "geglu")
+        return self.activation in ("swiglu", "geglu", "geglu_tanh")
 
     @property
     def padded_vocab_size(self) -> int:
@@ -201,6 +215,27 @@ class ModelConfig:
         if self.vocab_size is None:
             raise ValueError("model.vocab_size is not known yet: it is the tokenizer's")
         return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
+
+    @property
+    def padded_groups(self) -> int:
+        """Key/value groups with those that only pad (`group_multiple`)."""
+        groups = self.num_query_groups or self.num_attention_heads
+        return -(-groups // self.group_multiple) * self.group_multiple
+
+    @property
+    def padded_heads(self) -> int:
+        """Query heads of `padded_groups`."""
+        groups = self.num_query_groups or self.num_attention_heads
+        return self.num_attention_heads // groups * self.padded_groups
+
+    @property
+    def window_pattern(self) -> tuple[bool, ...]:
+        """For every decoder layer, whether it sees a window only."""
+        if self.window is None:
+            return (False,) * self.num_layers
+        if self.window_layers is None:
+            return (True,) * self.num_layers
+        return tuple(bool(flag) for flag in self.window_layers)
 
     @property
     def moe_pattern(self) -> tuple[bool, ...]:

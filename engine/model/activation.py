@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from megatron.core.transformer import TransformerConfig
 
+from trivium.engine.model.variations import variations
 from trivium.kernels.activation import gated_activation
 
 _KINDS = {F.silu: "silu", F.gelu: "gelu"}
@@ -22,7 +23,12 @@ class GatedActivation:
 
     def __init__(self, config: TransformerConfig) -> None:
         self.kind = _KINDS[config.activation_func]
+        self.approximate = variations(config).tanh_gelu  # has no operator of its own
 
     def __call__(self, x: torch.Tensor, probs: torch.Tensor | None = None) -> torch.Tensor:
         """x [..., 2F] -> [..., F], in the dtype of x; times probs [...] where given."""
-        return gated_activation(x, self.kind, probs)
+        if not self.approximate:
+            return gated_activation(x, self.kind, probs)
+        gate, value = x.chunk(2, dim=-1)
+        product = F.gelu(gate, approximate="tanh") * value
+        return product if probs is None else (product * probs.unsqueeze(-1)).to(x.dtype)

@@ -24,7 +24,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from trivium.engine.model import flash_attention
 from trivium.engine.model.blocked_attention import causal_attention
+from trivium.engine.model.capped_attention import capped_attention
 from trivium.engine.model.context_parallel import AllToAllAttention, RingAttention
+from trivium.engine.model.variations import variations
 
 # fastest first
 _PRIORITY = [
@@ -79,20 +81,24 @@ class CoreAttention(torch.nn.Module):
         **unused: Any,
     ) -> None:
         super().__init__()
-        del layer_number, attn_mask_type, unused
+        del attn_mask_type, unused
         if attention_type != "self":
             raise ValueError(f"attention_type {attention_type!r}: only self-attention is built")
-        self.scale = softmax_scale
+        special = variations(config)
+        self.scale = config.softmax_scale if softmax_scale is None else softmax_scale
+        self.softcap = special.attention_softcap
         self.dropout = config.attention_dropout if attention_dropout is None else attention_dropout
         window = config.window_size
         # megatron counts the tokens before the query; -1 is no limit
         self.window = None if window is None or window[0] < 0 else window[0] + 1
+        if not special.has_window(layer_number):
+            self.window = None
         self.context: RingAttention | AllToAllAttention | None = None
         if pg_collection is not None and pg_collection.cp.size() > 1:
             if cp_comm_type == "a2a":
                 self.context = AllToAllAttention(pg_collection.cp)
             else:
-                self.context = RingAttention(pg_collection.cp, softmax_scale, self.window)
+                self.context = RingAttention(pg_collection.cp, self.scale, self.window)
 
     def forward(
         self,
@@ -158,13 +164,17 @@ class CoreAttention(torch.nn.Module):
 
     def _flash(self, *tensors: torch.Tensor) -> bool:
         """Can the flash kernel be called by itself?"""
-        return not (self.training and self.dropout) and flash_attention.usable(*tensors)
+        return self.softcap is None and not (self.training and self.dropout) and flash_attention.usable(*tensors)
 
     def _attend(
         self, q_BNSD: torch.Tensor, k_BGTD: torch.Tensor, v_BGTD: torch.Tensor
     ) -> torch.Tensor:
         """Causal attention; queries are the last S of T positions."""
         S, T = q_BNSD.shape[2], k_BGTD.shape[2]
+        if self.softcap is not None:
+            dropout = self.dropout if self.training else 0.0
+            settings = self.scale, self.softcap, self.window, dropout
+            return capped_attention(q_BNSD, k_BGTD, v_BGTD, *settings)
         if self.window is not None and self.window < T:
             if S == T and self._flash(q_BNSD, k_BGTD, v_BGTD):
                 q, k, v = (x.transpose(1, 2) for x in (q_BNSD, k_BGTD, v_BGTD))

@@ -72,8 +72,19 @@ class Heads:
 class DecoderModel(GPTModel):
     """GPTModel whose last chunk returns `Heads` in training and gathered logits in inference."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        embedding_scale: float | None = None,
+        logit_softcap: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self.logit_softcap = logit_softcap
+        if embedding_scale is not None and hasattr(self, "embedding"):
+            # rounded as the weights are, which is what Gemma was trained with
+            scale = torch.tensor(embedding_scale, dtype=self.config.params_dtype).item()
+            self.embedding.register_forward_hook(lambda module, given, output: output * scale)
         if self.share_embeddings_and_output_weights and self.mtp_process and not self.pre_process:
             # this chunk has its copy of the embedding, for MTP; the parent allocates an output
             # weight beside it that nothing uses and its own state dict does not expect
@@ -84,6 +95,8 @@ class DecoderModel(GPTModel):
     def project(self, hidden_SBH: torch.Tensor) -> torch.Tensor:
         """Output layer (tied to the embedding or not): [S, B, H] -> [S, B, V] of this tp rank."""
         logits, _ = self.output_layer(hidden_SBH, weight=self.output_weight)
+        if self.logit_softcap is not None:
+            logits = torch.tanh(logits / self.logit_softcap) * self.logit_softcap
         return logits
 
     @property
@@ -123,6 +136,15 @@ def build(
     config: RunConfig, mesh: Mesh, backend: BackendSpecProvider | None = None
 ) -> list[DecoderModel]:
     """This rank's model chunks of a resolved run, on its device, with their initial weights."""
+    chunks = assemble(config, mesh, backend)
+    initialize(chunks, config.seed, config.model, mesh)
+    return chunks
+
+
+def assemble(
+    config: RunConfig, mesh: Mesh, backend: BackendSpecProvider | None = None
+) -> list[DecoderModel]:
+    """As `build`, with weights that have yet to be written: for a model that is loaded."""
     backend = backend or choose_backend(config.kernels)
     megatron = transformer_config(config)
     if config.parallel.tp_overlap:
@@ -136,7 +158,6 @@ def build(
         # megatron-core makes a router's weight on the CPU and moves it in the first forward pass:
         # by then the hook that collects its gradient would hang on what it was before
         chunk.cuda()
-    initialize(chunks, config.seed, config.model, mesh)
     _mark_expert_parameters(chunks, mesh)
     return chunks
 
@@ -186,6 +207,8 @@ def _chunk(
         mtp_block_spec=mtp_spec(megatron, backend, pattern[-1]) if last else None,
         pg_collection=mesh.groups,
         vp_stage=stage,
+        embedding_scale=model.embedding_scale,
+        logit_softcap=model.logit_softcap,
     )
     if positions == "rope" and rope.scaling == "llama3" and model.mla is None:
         rotary = chunk.rotary_pos_emb

@@ -11,6 +11,7 @@ from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 
 from trivium.engine.model import moe_hooks
+from trivium.engine.model.variations import Variations
 from trivium.engine.schema import ModelConfig, RunConfig
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -30,6 +31,7 @@ def _leave(tensor: torch.Tensor) -> torch.Tensor:
 ACTIVATIONS = {
     "swiglu": (F.silu, True),
     "geglu": (F.gelu, True),
+    "geglu_tanh": (F.gelu, True),  # megatron-core refuses others: `GatedActivation` approximates
     "silu": (F.silu, False),
     "gelu": (F.gelu, False),
     "relu": (F.relu, False),
@@ -44,12 +46,14 @@ def transformer_config(config: RunConfig) -> TransformerConfig:
     model = config.model
     if model.moe is not None:
         fields |= _moe(model)
-    if model.mla is None:
+    if model.mla is not None:
+        made: TransformerConfig = MLATransformerConfig(**fields | _mla(model))
+    else:
         made = TransformerConfig(**fields)
         if model.rope.scaling == "yarn":
             _yarn(made, model)
-        return made
-    return MLATransformerConfig(**fields | _mla(model))
+    made.variations = Variations.of(model)
+    return made
 
 
 def _model(model: ModelConfig) -> dict[str, Any]:
@@ -57,8 +61,8 @@ def _model(model: ModelConfig) -> dict[str, Any]:
     return {
         "num_layers": model.num_layers,
         "hidden_size": model.hidden_size,
-        "num_attention_heads": model.num_attention_heads,
-        "num_query_groups": model.num_query_groups,
+        "num_attention_heads": model.padded_heads,
+        "num_query_groups": model.padded_groups,
         "kv_channels": model.head_dim,
         "ffn_hidden_size": model.ffn_hidden_size,
         "normalization": "RMSNorm" if model.normalization == "rmsnorm" else "LayerNorm",
@@ -70,9 +74,11 @@ def _model(model: ModelConfig) -> dict[str, Any]:
         "use_te_activation_func": gated,  # names the slot, not the library: `GatedActivation`
         "add_bias_linear": model.linear_bias,
         "add_qkv_bias": model.qkv_bias,
-        "qk_layernorm": model.qk_norm,
+        # megatron-core sums the gradients of such norms over tp: right for a norm of each head
+        "qk_layernorm": model.qk_norm and model.qk_norm_over == "head",
         "rotary_interleaved": model.rope.interleaved,
         "window_size": None if model.window is None else (model.window - 1, 0),
+        "softmax_scale": model.attention_scale,
         "attention_dropout": model.attention_dropout,
         "hidden_dropout": model.hidden_dropout,
         "mtp_num_layers": model.mtp.num_heads or None,

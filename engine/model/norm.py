@@ -9,7 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel import set_tensor_model_parallel_attributes
 from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 
 from trivium.kernels.norm import add_rms_norm, layer_norm, rms_norm
 
@@ -59,3 +63,67 @@ class Norm(torch.nn.Module):
     def extra_repr(self) -> str:
         kind = "RMSNorm" if self.rms else "LayerNorm"
         return f"{kind}, {self.shape[0]}, eps={self.eps}, zero_centered={self.zero_centered}"
+
+
+class HeadsNorm(torch.nn.Module):
+    """RMSNorm over all heads of q, or of k, together (OLMo 2, arXiv 2501.00656, section 2.1).
+
+    Heads are split over tp, and so is the gain; the mean square is of all of them.
+
+    Args:
+        config: as for `Norm`; RMSNorm only.
+        hidden_size: of one head, as megatron-core names it.
+        heads: of this tensor-parallel rank.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        hidden_size: int,
+        heads: int,
+        eps: float = 1e-5,
+        **unused: Any,
+    ) -> None:
+        super().__init__()
+        del unused
+        self.group = parallel_state.get_tensor_model_parallel_group()
+        self.eps = eps
+        self.width = heads * hidden_size * self.group.size()
+        device = torch.cuda.current_device()
+        weight = torch.ones(heads * hidden_size, dtype=config.params_dtype, device=device)
+        self.weight = torch.nn.Parameter(weight)
+        set_tensor_model_parallel_attributes(self.weight, True, 0, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [..., heads, hidden_size] of this rank, normalised; statistics in fp32."""
+        wide = x if x.dtype == torch.float64 else x.float()
+        squares = wide.square().sum(dim=(-2, -1), keepdim=True)
+        if self.group.size() > 1:
+            squares = _SumOverRanks.apply(squares, self.group)
+        normed = (wide * torch.rsqrt(squares / self.width + self.eps)).to(x.dtype)
+        return normed * self.weight.view(x.shape[-2:])
+
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: Any = None
+    ) -> dict[str, Any]:
+        """The gain, split over tp as the heads are."""
+        del metadata
+        state = self.state_dict(prefix="", keep_vars=True)
+        return make_sharded_tensors_for_checkpoint(state, prefix, {"weight": 0}, sharded_offsets)
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """A sum over a group of what each rank goes on to use: its gradient is summed as well."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+        ctx.group = group
+        total = x.clone()
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total, group=ctx.group)
+        return total, None

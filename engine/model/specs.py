@@ -17,6 +17,7 @@ from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinea
 from megatron.core.transformer import ModuleSpec, TransformerConfig
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.multi_latent_attention import MLASelfAttentionSubmodules
 from megatron.core.transformer.multi_token_prediction import (
@@ -38,7 +39,8 @@ from trivium.engine.model.experts import GroupedExperts
 from trivium.engine.model.layer import Layer
 from trivium.engine.model.mla import KVDownProjection, LatentAttention, ReplicatedLinear
 from trivium.engine.model.mtp import PredictionHead
-from trivium.engine.model.norm import Norm
+from trivium.engine.model.norm import HeadsNorm, Norm
+from trivium.engine.model.variations import variations
 
 
 class TorchBackend(BackendSpecProvider):
@@ -80,14 +82,15 @@ class TorchBackend(BackendSpecProvider):
 def layer_spec(config: TransformerConfig, backend: BackendSpecProvider, moe: bool) -> ModuleSpec:
     """One decoder layer: norm, attention, norm, feed-forward, each with its residual."""
     norm = backend.layer_norm(rms_norm=config.normalization == "RMSNorm")
+    before = IdentityOp if variations(config).norm_placement == "post" else norm
     attention = _latent if config.multi_latent_attention else _grouped
     return ModuleSpec(
         module=Layer,
         submodules=TransformerLayerSubmodules(
-            input_layernorm=norm,
+            input_layernorm=before,
             self_attention=attention(config, backend),
             self_attn_bda=get_bias_dropout_add,
-            pre_mlp_layernorm=norm,
+            pre_mlp_layernorm=before,
             mlp=get_mlp_module_spec_for_backend(
                 backend,
                 num_experts=config.num_moe_experts if moe else None,
@@ -99,7 +102,12 @@ def layer_spec(config: TransformerConfig, backend: BackendSpecProvider, moe: boo
 
 
 def _grouped(config: TransformerConfig, backend: BackendSpecProvider) -> ModuleSpec:
-    qk_norm = backend.layer_norm(for_qk=True) if config.qk_layernorm else None
+    kind = variations(config).qk_norm_over
+    q_norm = k_norm = backend.layer_norm(for_qk=True) if kind == "head" else None
+    if kind == "all":
+        tp = config.tensor_model_parallel_size
+        q_norm = ModuleSpec(HeadsNorm, params={"heads": config.num_attention_heads // tp})
+        k_norm = ModuleSpec(HeadsNorm, params={"heads": config.num_query_groups // tp})
     return ModuleSpec(
         module=SelfAttention,
         params={"attn_mask_type": AttnMaskType.causal},
@@ -107,8 +115,8 @@ def _grouped(config: TransformerConfig, backend: BackendSpecProvider) -> ModuleS
             linear_qkv=backend.column_parallel_linear(),
             core_attention=backend.core_attention(),
             linear_proj=backend.row_parallel_linear(),
-            q_layernorm=qk_norm,
-            k_layernorm=qk_norm,
+            q_layernorm=q_norm,
+            k_layernorm=k_norm,
         ),
     )
 
