@@ -18,7 +18,8 @@ from trivium.engine import checkpoint_folder
 from trivium.engine.agreement import on_first
 from trivium.engine.corpus import open_corpus
 from trivium.engine.device import Device
-from trivium.engine.generate import Sampling, generate
+from trivium.engine.generation.generator import Generator, Limits
+from trivium.engine.generation.request import Request, Sampling
 from trivium.engine.layout import ParallelLayout
 from trivium.engine.mesh import create_mesh
 from trivium.engine.observer import Observer, Silent, measure_utilization
@@ -104,18 +105,25 @@ def _write_samples(
     sampling = Sampling(
         temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p
     )
-    assert config.model.vocab_size is not None
+    vocab_size, longest = config.model.vocab_size, config.model.max_position
+    assert vocab_size is not None
+    assert longest is not None
+    requests = []
     for index, prompt in enumerate(settings.prompts):
         ids = tokenizer.encode(prompt) or [tokenizer.eod_id]
-        room = (config.model.max_position or 0) - len(ids)
-        new = generate(
-            trainer.modules,
-            trainer.mesh,
-            ids[-(config.model.max_position or 1) + 1 :] if room < 1 else ids,
-            max(1, min(settings.max_new_tokens, room)),
-            sampling,
-            min(config.model.vocab_size, tokenizer.vocab_size),
-            stop_id=tokenizer.eod_id,
-            seed=config.seed + trainer.state.step * 1000 + index,
+        ids = ids[-max(1, longest - settings.max_new_tokens) :]
+        requests.append(
+            Request(
+                prompt=tuple(ids),
+                max_new_tokens=min(settings.max_new_tokens, longest - len(ids)),
+                sampling=sampling,
+                seed=config.seed + trainer.state.step * 1000 + index,
+                stop_ids=frozenset({tokenizer.eod_id}),
+            )
         )
-        observer.sample(trainer.state.step, prompt, tokenizer.decode(new))
+    limits = Limits(max_requests=min(8, len(requests)), max_length=longest)
+    drawn = min(vocab_size, tokenizer.vocab_size)
+    parts = trainer.modules, trainer.mesh, tokenizer, drawn, limits
+    answers = Generator(*parts).run(requests)
+    for prompt, answer in zip(settings.prompts, answers, strict=True):
+        observer.sample(trainer.state.step, prompt, answer.text)

@@ -100,3 +100,4 @@ class Event:
     request: int  # the number that `submit` gave
     tokens: Sequence[Token]
     finish: Finish | None
+    late: str = ""  # text that a stop id let go, behind that of all tokens

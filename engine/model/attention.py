@@ -24,7 +24,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from trivium.engine.model import flash_attention
 from trivium.engine.model.blocked_attention import causal_attention
-from trivium.engine.model.capped_attention import capped_attention
+from trivium.engine.model.cached_attention import CachedRows
+from trivium.engine.model.capped_attention import capped_attention, capped_scores
 from trivium.engine.model.context_parallel import AllToAllAttention, RingAttention
 from trivium.engine.model.variations import variations
 
@@ -113,12 +114,13 @@ class CoreAttention(torch.nn.Module):
     ) -> torch.Tensor:
         """query [S, B, N, D], key [T, B, G, D], value [T, B, G, Dv] -> [S, B, N * Dv].
 
-        With `Documents`: [S, N, D], [S, G, D], [S, G, Dv] -> [S, N * Dv]. `attention_mask` is not
-        read: what may be seen follows from lengths, window and documents. With a cache, T > S and
-        the queries are the last S positions.
+        With `Documents` or `CachedRows`: [S, N, D], [S, G, D], [S, G, Dv] -> [S, N * Dv].
+        `attention_mask` is not read: what may be seen follows from lengths, window and documents.
         """
         del attention_mask, attn_mask_type, attention_bias, unused
         boundaries = None
+        if isinstance(packed_seq_params, CachedRows):
+            return packed_seq_params.attend(self, query, key, value)
         if packed_seq_params is not None:
             if not isinstance(packed_seq_params, Documents):
                 raise TypeError("packed sequences are given as engine.model.attention.Documents")
@@ -140,7 +142,7 @@ class CoreAttention(torch.nn.Module):
         """[S, B, N, Dv] of rows that this rank has whole; of documents, B is 1."""
         if boundaries is not None:
             return self._by_document(q_SBND, k_TBGD, v_TBGD, boundaries)
-        out_BNSD = self._attend(*(x.permute(1, 2, 0, 3) for x in (q_SBND, k_TBGD, v_TBGD)))
+        out_BNSD = self.attend(*(x.permute(1, 2, 0, 3) for x in (q_SBND, k_TBGD, v_TBGD)))
         return out_BNSD.permute(2, 0, 1, 3)
 
     def _by_document(
@@ -159,17 +161,29 @@ class CoreAttention(torch.nn.Module):
             )
             return out_SND.unsqueeze(1)
         parts = zip(*(x.split(lengths) for x in (q_S1ND, k_S1GD, v_S1GD)), strict=True)
-        outs = [self._attend(*(x.permute(1, 2, 0, 3) for x in part)) for part in parts]
+        outs = [self.attend(*(x.permute(1, 2, 0, 3) for x in part)) for part in parts]
         return torch.cat([out.permute(2, 0, 1, 3) for out in outs])
 
     def _flash(self, *tensors: torch.Tensor) -> bool:
         """Can the flash kernel be called by itself?"""
         return self.softcap is None and not (self.training and self.dropout) and flash_attention.usable(*tensors)
 
-    def _attend(
+    def attend_masked(
+        self,
+        q_BNSD: torch.Tensor,
+        k_BGTD: torch.Tensor,
+        v_BGTD: torch.Tensor,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """[B, N, S, Dv], each query seeing what `mask` (bool [B, 1, S, T]) says; None: everything."""
+        if self.softcap is not None:
+            return capped_scores(q_BNSD, k_BGTD, v_BGTD, self.scale, self.softcap, mask)
+        return self._sdpa(q_BNSD, k_BGTD, v_BGTD, mask=mask)
+
+    def attend(
         self, q_BNSD: torch.Tensor, k_BGTD: torch.Tensor, v_BGTD: torch.Tensor
     ) -> torch.Tensor:
-        """Causal attention; queries are the last S of T positions."""
+        """Causal attention [B, N, S, Dv]; queries are the last S of T positions."""
         S, T = q_BNSD.shape[2], k_BGTD.shape[2]
         if self.softcap is not None:
             dropout = self.dropout if self.training else 0.0

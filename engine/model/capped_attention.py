@@ -27,13 +27,9 @@ def capped_attention(
     """Causal attention [B, N, S, Dv]; queries are the last S of T positions.
 
     scale: of the scores, before the cap; None is 1 / sqrt(D). window: tokens seen, the token itself
-    included. Scores and their softmax are computed in fp32 (fp64 stays fp64).
+    included.
     """
-    B, N, S, D = q_BNSD.shape
-    G, T = k_BGTD.shape[1:3]
-    q_BGMSD = q_BNSD.reshape(B, G, N // G, S, D)
-    keys, values = k_BGTD.unsqueeze(2), v_BGTD.unsqueeze(2)
-    scale = 1 / math.sqrt(D) if scale is None else scale
+    S, T = q_BNSD.shape[2], k_BGTD.shape[2]
     outs = []
     for start in range(0, S, _BLOCK):
         stop = min(start + _BLOCK, S)
@@ -41,14 +37,37 @@ def capped_attention(
         first = 0 if window is None else max(0, T - S + start - window + 1)
         query = torch.arange(T - S + start, last, device=q_BNSD.device).unsqueeze(1)
         key = torch.arange(first, last, device=q_BNSD.device).unsqueeze(0)
-        unseen = key > query
+        seen = key <= query
         if window is not None:
-            unseen = unseen | (key <= query - window)
-        scores = q_BGMSD[..., start:stop, :] @ keys[..., first:last, :].transpose(-1, -2)
-        wide = scores if scores.dtype == torch.float64 else scores.float()
-        wide = cap * torch.tanh(wide * (scale / cap))
-        weights = wide.masked_fill(unseen, -torch.inf).softmax(-1).to(v_BGTD.dtype)
-        if dropout:
-            weights = F.dropout(weights, dropout)
-        outs.append(weights @ values[..., first:last, :])
-    return torch.cat(outs, dim=3).reshape(B, N, S, v_BGTD.shape[-1])
+            seen = seen & (key > query - window)
+        block = q_BNSD[:, :, start:stop], k_BGTD[:, :, first:last], v_BGTD[:, :, first:last]
+        outs.append(capped_scores(*block, scale, cap, seen, dropout))
+    return torch.cat(outs, dim=2)
+
+
+def capped_scores(
+    q_BNSD: torch.Tensor,
+    k_BGTD: torch.Tensor,
+    v_BGTD: torch.Tensor,
+    scale: float | None,
+    cap: float,
+    seen: torch.Tensor | None,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """[B, N, S, Dv]; seen: bool, broadcast over [B, N or 1, S, T], what each query sees.
+
+    Scores and their softmax are computed in fp32 (fp64 stays fp64).
+    """
+    B, N, S, D = q_BNSD.shape
+    G = k_BGTD.shape[1]
+    scale = 1 / math.sqrt(D) if scale is None else scale
+    q_BGMSD = q_BNSD.reshape(B, G, N // G, S, D)
+    scores = q_BGMSD @ k_BGTD.unsqueeze(2).transpose(-1, -2)
+    wide = scores if scores.dtype == torch.float64 else scores.float()
+    wide = cap * torch.tanh(wide * (scale / cap))
+    if seen is not None:
+        wide = wide.masked_fill(~(seen if seen.dim() == 2 else seen.unsqueeze(2)), -torch.inf)
+    weights = wide.softmax(-1).to(v_BGTD.dtype)
+    if dropout:
+        weights = F.dropout(weights, dropout)
+    return (weights @ v_BGTD.unsqueeze(2)).reshape(B, N, S, v_BGTD.shape[-1])

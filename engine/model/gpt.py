@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from megatron.core.models.backends import BackendSpecProvider
 from megatron.core.models.gpt import GPTModel
-from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
 from megatron.core.transformer import TransformerConfig
 
 from trivium.engine.mesh import Mesh
 from trivium.engine.model.backend import choose_backend, start_overlap
+from trivium.engine.model.cached_attention import CachedRows
 from trivium.engine.model.init import initialize
 from trivium.engine.model.megatron_config import transformer_config
 from trivium.engine.model.specs import block_spec, mtp_spec
@@ -70,7 +70,7 @@ class Heads:
 
 
 class DecoderModel(GPTModel):
-    """GPTModel whose last chunk returns `Heads` in training and gathered logits in inference."""
+    """GPTModel whose last chunk returns `Heads`: of trunk and MTP, or of the trunk's cached rows."""
 
     def __init__(
         self,
@@ -107,9 +107,12 @@ class DecoderModel(GPTModel):
         return self.output_layer.weight
 
     def _postprocess(self, hidden_states: torch.Tensor, **kwargs: Any) -> Any:
-        """Replaces the loss of the parent, which is hard-wired to next-token cross-entropy."""
-        inference = kwargs.get("inference_context") is not None
-        if kwargs.get("mtp_in_postprocess") and not inference:
+        """Replaces the loss of the parent, which is hard-wired to next-token cross-entropy.
+
+        Cached rows get the trunk alone: what MTP heads add to them is `prediction_head`.
+        """
+        cached = isinstance(kwargs.get("packed_seq_params"), CachedRows)
+        if kwargs.get("mtp_in_postprocess") and not cached:
             hidden_states = self.mtp(
                 input_ids=kwargs["input_ids"],
                 position_ids=kwargs["position_ids"],
@@ -125,11 +128,33 @@ class DecoderModel(GPTModel):
             )
         if not self.post_process:
             return hidden_states
-        if inference:
-            logits_SBV = self.project(hidden_states[-1:])
-            return gather_from_tensor_model_parallel_region(logits_SBV, group=self.pg_collection.tp)
-        heads = 1 + (self.config.mtp_num_layers or 0)
+        heads = 1 if cached else 1 + (self.config.mtp_num_layers or 0)
         return Heads(self, hidden_states.chunk(heads, dim=0))
+
+    def prediction_head(
+        self,
+        index: int,
+        hidden_S1H: torch.Tensor,
+        tokens_1S: torch.Tensor,
+        positions_1S: torch.Tensor,
+        rows: CachedRows,
+    ) -> torch.Tensor:
+        """Output [S, 1, H] of MTP head `index` (from 0) for cached rows.
+
+        hidden: of the trunk, or of the head before, at each row. tokens: of each row the token
+        that stands `index + 1` behind it.
+        """
+        layer = self.mtp.layers[index]
+        embedded = self.embedding(input_ids=tokens_1S, position_ids=positions_1S)
+        angles = self._preprocess(
+            input_ids=tokens_1S,
+            position_ids=positions_1S,
+            decoder_input=embedded,
+            packed_seq_params=rows,
+        )[1]
+        return layer._proj_and_transformer_layer(  # type: ignore[no-any-return]
+            hidden_S1H, embedded, rotary_pos_emb=angles, packed_seq_params=rows
+        )
 
 
 def build(

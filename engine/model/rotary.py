@@ -17,6 +17,7 @@ from megatron.core import parallel_state
 from megatron.core.models.common.embeddings import rope_utils
 from megatron.core.transformer import TransformerConfig, attention, multi_latent_attention
 
+from trivium.engine.model.cached_attention import Positions
 from trivium.kernels import rotary
 
 
@@ -30,14 +31,15 @@ def apply(
     t: torch.Tensor,
     freqs: torch.Tensor,
     config: TransformerConfig,
-    cu_seqlens: torch.Tensor | None = None,
+    cu_seqlens: torch.Tensor | Positions | None = None,
     mscale: float = 1.0,
     cp_group: Any = None,
 ) -> torch.Tensor:
     """Turn t [S, B, N, D], or [S, N, D] with documents, by freqs [positions, 1, 1, R] radians.
 
     The signature is megatron-core's. freqs are those of t's rows, already this context-parallel
-    rank's; with documents (`cu_seqlens`, int32, of whole documents) those of positions from 0.
+    rank's; with documents (`cu_seqlens`, int32, of whole documents) or with positions of cached
+    rows, those of positions from 0.
     Where megatron-core would have every document cut for context parallelism, here the row is.
     """
     if freqs.shape[1] != 1:  # positions in space, one set for each entry of the batch
@@ -50,6 +52,8 @@ def apply(
     angles = _pair_angles(freqs, repeated_in_place=interleaved and not yarn)
     if cu_seqlens is None:
         return rotary.rotate(t, angles, form, mscale)
+    if isinstance(cu_seqlens, Positions):
+        return rotary.rotate(t.unsqueeze(1), cu_seqlens.angles(angles), form, mscale).squeeze(1)
     group = parallel_state.get_context_parallel_group() if cp_group is None else cp_group
     documents = rotary.Documents(cu_seqlens, group.size(), group.rank(), cut_row=True)
     return rotary.rotate(t.unsqueeze(1), angles, form, mscale, documents).squeeze(1)
