@@ -77,21 +77,21 @@ class Verifier:
         fresh = [uniform(each.seed, each.position, FRESH) for each in draws]
         # what a row gives if nothing was proposed for it, or all before it held
         plain = draw(source, fresh).tolist()
-        ids, rows_kept, tops, at = [], [], [], 0
+        ids: list[int] = []
+        rows_kept: list[int] = []
+        tops: list[int] = []
+        counts: dict[int, int] = {}
+        at = 0
         for one, rows in wanted:
             chosen = self._accepted(one, source, at, len(rows), plain, draws)
             ids += chosen
+            counts[one.number] = len(chosen)
             rows_kept += range(at, at + len(chosen))
             tops += [one.request.top_logprobs] * len(chosen)
             at += len(rows)
         index = torch.tensor(rows_kept, device=logits_RV.device)
         tokens = iter(scored(logits_RV.index_select(0, index), ids, tops))
-        counts: dict[int, int] = {}
-        for one, rows in wanted:
-            counts[one.number] = self._lengths[one.number]
         return {number: [next(tokens) for _ in range(count)] for number, count in counts.items()}
-
-    _lengths: dict[int, int]
 
     def _accepted(
         self,
@@ -103,8 +103,6 @@ class Verifier:
         draws: Sequence[Draw],
     ) -> list[int]:
         """Token ids that the rows [at, at + count) give; at least one."""
-        if not hasattr(self, "_lengths"):
-            self._lengths = {}
         chosen: list[int] = []
         asked = self.proposer.proposed.get(one.number)
         for depth in range(count):
@@ -133,7 +131,6 @@ class Verifier:
             else:
                 chosen.append(int(draw(Distribution(rest, None), [fresh])))
             break
-        self._lengths[one.number] = len(chosen)
         return chosen
 
 
@@ -239,7 +236,7 @@ class MTPProposer(_Base):
         """One pass of each head over the rows that are new to it."""
         proposals: dict[int, list[int]] = {}
         if self.generator.mesh.is_last_stage:
-            going = {one.number for one in sequences}
+            going = {one.number for one in self.generator.sequences}  # those in a prompt as well
             self._inputs = {n: found for n, found in self._inputs.items() if n in going}
             if sequences:
                 proposals = self._run(sequences)

@@ -28,6 +28,13 @@ class Positions:
     def __init__(self, index_T: torch.Tensor) -> None:
         self.index_T = index_T
         self._found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._ready: dict[int, torch.Tensor] = {}
+
+    def pick(self, angles_P11R: torch.Tensor) -> torch.Tensor:
+        """[T, 1, 1, R] of a table; `angles` then takes it as it is."""
+        picked = angles_P11R.index_select(0, self.index_T)
+        self._ready[picked.data_ptr()] = picked
+        return picked
 
     def turns(self, angles_P11R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(cos, sin) [T, 1, R] of pairs (i, i + R/2) at these positions; sin negative at first."""
@@ -43,6 +50,8 @@ class Positions:
     def angles(self, angles_PR: torch.Tensor) -> torch.Tensor:
         """The rows of a table of angles [P, R] at these positions, looked up once a step."""
         key = angles_PR.data_ptr()
+        if key in self._ready:
+            return angles_PR
         found = self._found.get(key)
         if found is None:
             found = self._found[key] = angles_PR, angles_PR.index_select(0, self.index_T)

@@ -17,6 +17,8 @@ from megatron.core.transformer import multi_latent_attention as mla
 from megatron.core.transformer.multi_latent_attention import MLASelfAttention
 from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 
+from trivium.engine.model.cached_attention import CachedRows, Positions
+
 
 class ReplicatedLinear(torch.nn.Module):
     """y = x W^T with the whole W on every tensor-parallel rank.
@@ -89,3 +91,37 @@ class LatentAttention(MLASelfAttention):
             super().__init__(*args, **kwargs)
         finally:
             mla.Linear = known
+
+    def get_query_key_value_tensors(self, *args: Any, **kwargs: Any) -> Any:
+        """As the parent's, which cuts a table of angles to as many positions as there are rows:
+        cached rows stand at others, so they get their own angles instead of a table."""
+        rows = kwargs.get("packed_seq_params")
+        if rows is None:
+            rows = next((each for each in args if isinstance(each, CachedRows)), None)
+        if not isinstance(rows, CachedRows):
+            return super().get_query_key_value_tensors(*args, **kwargs)
+        self.__dict__["rotary_pos_emb"] = _AnglesAt(self._modules["rotary_pos_emb"], rows)
+        try:
+            return super().get_query_key_value_tensors(*args, **kwargs)
+        finally:
+            del self.__dict__["rotary_pos_emb"]
+
+
+class _AnglesAt:
+    """A rotary embedding that gives the angles of cached rows."""
+
+    def __init__(self, rotary: Any, rows: CachedRows) -> None:
+        self.rotary, self.rows = rotary, rows
+
+    def get_rotary_seq_len(self, *args: Any, **kwargs: Any) -> Any:
+        """As the rotary embedding says."""
+        return self.rotary.get_rotary_seq_len(*args, **kwargs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Angles [T, 1, 1, R], with YaRN's magnitude where it has one."""
+        found = self.rotary(*args, **kwargs)
+        at = self.rows.cu_seqlens_q
+        assert isinstance(at, Positions)
+        if isinstance(found, tuple):
+            return at.pick(found[0]), *found[1:]
+        return at.pick(found)

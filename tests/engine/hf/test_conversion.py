@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.distributed.pool import run_distributed
-from tests.engine.hf.tiny_models import EXPERTS, MODELS, build, tokens
+from tests.engine.hf.tiny_models import EXPERTS, MODELS, opened, tokens
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None,
@@ -25,46 +24,6 @@ LAYOUTS = {
     "ep2": (2, {"ep": 2}),
 }
 SOME = ("deepseek-v3 yarn", "llama linear", "qwen3 moe sparse")  # one rank and tp 2 only
-
-
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory):
-    """name -> folder of a tiny model."""
-    root = tmp_path_factory.mktemp("models")
-    for name in MODELS:
-        build(name, root / name)
-    return {name: str(root / name) for name in MODELS}
-
-
-def opened(folder, parallel):
-    """(chunks, mesh, config) on this rank."""
-    from trivium.engine import hf
-    from trivium.engine.config import fill
-    from trivium.engine.hf.load import load_weights
-    from trivium.engine.layout import ParallelLayout, check_layout
-    from trivium.engine.mesh import create_mesh, destroy_mesh
-    from trivium.engine.model.gpt import assemble
-    from trivium.engine.schema import DataConfig, ParallelConfig, RunConfig
-
-    import torch.distributed as dist
-
-    destroy_mesh()
-    path = Path(folder)
-    config = RunConfig(model=hf.model_config(path), data=DataConfig(corpus=("x",)))
-    config = replace(config, parallel=ParallelConfig(**parallel))
-    config = fill(hf.fit_groups(config))
-    check_layout(config, dist.get_world_size())
-    config = replace(config, parallel=replace(config.parallel, sp=False))
-    mesh = create_mesh(ParallelLayout.of(config.parallel, dist.get_world_size()), 1)
-    chunks = assemble(config, mesh)
-    with torch.no_grad():
-        for chunk in chunks:  # what is not loaded shows
-            for parameter in chunk.parameters():
-                parameter.fill_(torch.nan)
-    assert load_weights(path, chunks, mesh, config) == []
-    for chunk in chunks:
-        chunk.eval()
-    return chunks, mesh, config
 
 
 def logits_of(chunks, mesh, vocabulary):

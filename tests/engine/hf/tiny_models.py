@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -143,3 +144,34 @@ def build(name, folder: Path):
 
 def config_of(folder):
     return json.loads((Path(folder) / "config.json").read_text())
+
+
+def opened(folder, parallel):
+    """(chunks, mesh, config) on this rank."""
+    from trivium.engine import hf
+    from trivium.engine.config import fill
+    from trivium.engine.hf.load import load_weights
+    from trivium.engine.layout import ParallelLayout, check_layout
+    from trivium.engine.mesh import create_mesh, destroy_mesh
+    from trivium.engine.model.gpt import assemble
+    from trivium.engine.schema import DataConfig, ParallelConfig, RunConfig
+
+    import torch.distributed as dist
+
+    destroy_mesh()
+    path = Path(folder)
+    config = RunConfig(model=hf.model_config(path), data=DataConfig(corpus=("x",)))
+    config = replace(config, parallel=ParallelConfig(**parallel))
+    config = fill(hf.fit_groups(config))
+    check_layout(config, dist.get_world_size())
+    config = replace(config, parallel=replace(config.parallel, sp=False))
+    mesh = create_mesh(ParallelLayout.of(config.parallel, dist.get_world_size()), 1)
+    chunks = assemble(config, mesh)
+    with torch.no_grad():
+        for chunk in chunks:  # what is not loaded shows
+            for parameter in chunk.parameters():
+                parameter.fill_(torch.nan)
+    assert load_weights(path, chunks, mesh, config) == []
+    for chunk in chunks:
+        chunk.eval()
+    return chunks, mesh, config
