@@ -200,13 +200,19 @@ class Checkpointer:
         """
         manifest = everywhere(partial(checkpoint_folder.read, path))
         everywhere(partial(self._check_model, path))
-        if not weights_only and manifest["data_fingerprint"] != self.data_fingerprint:
+        whole = not weights_only and not manifest.get("weights_only")
+        if whole and manifest["data_fingerprint"] != self.data_fingerprint:
             raise AgreedError(
                 f"checkpoint {path}: was trained on other data or another tokenizer "
                 f"(fingerprint {manifest['data_fingerprint'][:12]}, "
                 f"this run's is {self.data_fingerprint[:12]}); "
                 "restore data.*, or give checkpoint.load with checkpoint.load_optimizer=false and "
                 "another run.dir to start from its weights"
+            )
+        if manifest.get("weights_only") and not weights_only:
+            raise AgreedError(
+                f"checkpoint {path}: holds weights only, no optimizer; set "
+                "checkpoint.load_optimizer=false to start from them"
             )
         if weights_only:
             load_weights(path, [chunk.module for chunk in self.chunks], self.mesh)
@@ -232,7 +238,7 @@ class Checkpointer:
 
         saved = yaml.safe_load((path / "config.yaml").read_text())["model"]
         ours = to_dict(self.config.model)
-        free = {"attention_dropout", "hidden_dropout", "init_std", "max_position"}
+        free = {"attention_dropout", "hidden_dropout", "init_std", "max_position", "from_hf"}
         if ours["position"] == "learned":
             free.discard("max_position")
         different = [
@@ -309,10 +315,20 @@ def load_weights(path: Path, chunks: Sequence[Any], mesh: Mesh) -> None:
     The checkpoint must be complete (`checkpoint_folder.read`) and of the same model.
     """
     tree = {"model": _model_tree(chunks, _metadata(mesh))}
+    # what modules keep beside weights (scales of FP8) is of training; converted files have none
+    extra = {name: None for state in tree["model"].values() for name in _objects(state)}
+    for state in tree["model"].values():
+        for name in _objects(state):
+            del state[name]
     sharded, _ = extract_sharded_base(tree)
     loaded = dist_checkpointing.load(sharded, str(path), validate_access_integrity=False)
     for index, chunk in enumerate(chunks):
-        chunk.load_state_dict(loaded["model"][index], strict=True)
+        wanted = {name: None for name in extra if name in chunk.state_dict()}
+        chunk.load_state_dict(loaded["model"][index] | wanted, strict=True)
+
+
+def _objects(state: dict[str, Any]) -> list[str]:
+    return [name for name, value in state.items() if isinstance(value, ShardedObject)]
 
 
 def _metadata(mesh: Mesh) -> dict[str, Any]:

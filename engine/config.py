@@ -7,11 +7,12 @@ megatron-core.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from trivium.data_pipeline.config_tree import hash_tree, to_dict
+from trivium.data_pipeline.errors import InputError
 from trivium.engine import layout, limits
-from trivium.engine.schema import ModelConfig, RunConfig
+from trivium.engine.schema import DataConfig, ModelConfig, RunConfig
 
 # What a resumed run may change without becoming another run: where it runs, how it is cut into
 # ranks and micro-batches, when it stops, what it writes. `training_fingerprint` leaves these out.
@@ -19,6 +20,7 @@ NOT_TRAINING = (
     "parallel",
     "run",
     "track",
+    "export",
     "sample",
     "validation",
     "checkpoint",
@@ -60,10 +62,77 @@ def resolve(config: RunConfig, world_size: int) -> RunConfig:
 
     `model.vocab_size` alone stays None where a tokenizer has yet to be trained or read.
     """
+    config = adopt_folder(config)
     check(config)
     filled = fill(config)
+    if filled.export.hf:
+        from trivium.engine.hf.save import exported, family_for
+
+        family_for(exported(filled.model, filled.export.mtp), filled.export.family)
     layout.check_layout(filled, world_size)
     return filled
+
+
+# What a run may set beside `model.from_hf`: how it trains, not what the model is.
+FREE_OF_FOLDER = (
+    "attention_dropout",
+    "hidden_dropout",
+    "init_std",
+    "max_position",
+    "group_multiple",
+    "vocab_multiple",
+    "mtp",
+)
+FREE_OF_FOLDER_MOE = ("aux_loss_weight", "bias_update_rate", "z_loss_weight", "dispatcher")
+
+
+def adopt_folder(config: RunConfig) -> RunConfig:
+    """The run with the model of `model.from_hf`, and its tokenizer where none is named.
+
+    Raises InputError for a folder that cannot be read, and for a field of the model that is set to
+    something else than the folder says.
+    """
+    given = config.model
+    if given.from_hf is None:
+        return config
+    from pathlib import Path
+
+    from trivium.engine.hf.folder import is_folder, model_config
+
+    folder = Path(given.from_hf)
+    if not is_folder(folder):
+        raise InputError(
+            f"model.from_hf={given.from_hf}: is no Hugging Face folder (a config.json with a "
+            "model_type); give one"
+        )
+    theirs = model_config(folder)
+    plain = ModelConfig()
+    changes: dict[str, object] = {"from_hf": given.from_hf}
+    for name in (each.name for each in fields(ModelConfig) if each.name != "from_hf"):
+        ours = getattr(given, name)
+        if name == "moe" and ours is not None and theirs.moe is not None:
+            moe = {key: getattr(ours, key) for key in FREE_OF_FOLDER_MOE}
+            merged = replace(theirs.moe, **moe)
+            if merged != fill_model(replace(theirs, moe=ours), 1).moe:
+                raise _not_the_folders("model.moe", given.from_hf)
+            changes["moe"] = merged
+        elif ours == getattr(plain, name) or ours == getattr(theirs, name):
+            continue
+        elif name not in FREE_OF_FOLDER:
+            raise _not_the_folders(f"model.{name}", given.from_hf)
+        else:
+            changes[name] = ours
+    data = config.data
+    if data.tokenizer == DataConfig().tokenizer:
+        data = replace(data, tokenizer=given.from_hf)
+    return replace(config, model=replace(theirs, **changes), data=data)
+
+
+def _not_the_folders(key: str, folder: str) -> InputError:
+    return InputError(
+        f"{key}: is not what model.from_hf={folder} says; drop it (what may be set beside a folder: "
+        f"{', '.join(FREE_OF_FOLDER)}, and of moe {', '.join(FREE_OF_FOLDER_MOE)})"
+    )
 
 
 def fill(config: RunConfig) -> RunConfig:

@@ -51,9 +51,10 @@ def training_flops_per_token(
     )
     heads = 1 + model.mtp.num_heads
     logits = heads * model.vocab_size * model.hidden_size
-    layers = model.num_layers + model.mtp.num_heads
-    keys = keys_per_query(sequence_length, model.window, convention)
-    attention = layers * keys * model.num_attention_heads * _query_and_value_dims(model)
+    windows = [model.window if seen else None for seen in model.window_pattern]
+    windows += [model.window] * model.mtp.num_heads
+    keys = sum(keys_per_query(sequence_length, window, convention) for window in windows)
+    attention = keys * model.num_attention_heads * _query_and_value_dims(model)
     return 2 * BACKWARD_AND_FORWARD * float(weights + logits + attention)
 
 

@@ -201,6 +201,12 @@ def _tensor(config: RunConfig, world_size: int) -> Iterator[str]:
             f"of it; use parallel.tp={nearest_divisors(groups, tp)}, or "
             f"model.num_query_groups={nearest_multiples(tp, groups)}"
         )
+    if model.qk_norm and model.qk_norm_over == "all" and groups % tp:
+        yield (
+            f"parallel.tp={tp}: must divide model.num_query_groups={groups}, all of whose keys are "
+            f"normalised together; use parallel.tp={nearest_divisors(groups, tp)}, or "
+            "model.qk_norm_over=head"
+        )
     if config.parallel.sp and tp == 1:
         yield (
             "parallel.sp=true: shards activations over tp, and parallel.tp is 1; set "

@@ -75,7 +75,8 @@ RANGES: tuple[tuple[Range, str], ...] = (
         parallel.timeout_minutes train.loss_scale
         model.norm_epsilon model.init_std model.moe.scaling_factor model.attention_scale
         model.attention_softcap model.logit_softcap model.embedding_scale
-        model.rope.theta model.rope.window_theta model.rope.low_freq_factor model.rope.high_freq_factor
+        model.rope.theta model.rope.window_theta
+        model.rope.low_freq_factor model.rope.high_freq_factor
         model.rope.beta_fast model.rope.beta_slow
         optimizer.lr optimizer.eps
         """,
@@ -279,11 +280,14 @@ def _variations(config: RunConfig) -> Iterator[str]:
             "model.window_layers: does not say what MTP heads see; set model.mtp.num_heads=0, or "
             "give all layers the window"
         )
-    if model.rope.window_theta is not None and (model.window is None or model.mla is not None):
-        yield (
-            "model.rope.window_theta: is of layers with a window, without latent attention; set "
-            "model.window, or drop it"
-        )
+    if model.rope.window_theta is not None:
+        rotates = model.position == "rope" and model.rope.scaling != "yarn"
+        if model.window is None or model.mla is not None or not rotates:
+            yield (
+                "model.rope.window_theta: is of layers with a window, without latent attention, "
+                "and its rope has no magnitude as yarn does; set model.window, model.position=rope "
+                "and another model.rope.scaling, or drop it"
+            )
     if model.mla is not None and (model.group_multiple > 1 or model.attention_scale is not None):
         yield (
             "model.group_multiple, model.attention_scale: latent attention has no groups and a "

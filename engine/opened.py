@@ -111,6 +111,8 @@ def _speech(found: Path, config: RunConfig) -> tuple[Tokenizer, Dialogue]:
     """The tokenizer of what was found, and its ids and template."""
     if hf.is_folder(found):
         return load_tokenizer(found), hf.dialogue(found)
+    if hf.has_tokenizer(found):  # a checkpoint made of a Hugging Face folder brings it along
+        return load_tokenizer(found), hf.dialogue(found)
     data = config.data
     if data.corpus is not None:
         assert data.dir is not None

@@ -20,6 +20,7 @@ from trivium.engine.corpus import open_corpus
 from trivium.engine.device import Device
 from trivium.engine.generation.generator import Generator, Limits
 from trivium.engine.generation.request import Request, Sampling
+from trivium.engine.folders import export_folder, start_from_folder
 from trivium.engine.layout import ParallelLayout
 from trivium.engine.mesh import create_mesh
 from trivium.engine.observer import Observer, Silent, measure_utilization
@@ -44,6 +45,8 @@ def run(config: RunConfig, place: Device) -> None:
         if start is not None:
             path, weights_only = start
             trainer.state = trainer.checkpoints.load(path, weights_only)
+        elif config.model.from_hf is not None:
+            start_from_folder(config, trainer)
         on_first(partial(_write_config, config))
         utilization = measure_utilization(config, place)
         observer: Observer | Silent = Silent()
@@ -64,6 +67,8 @@ def run(config: RunConfig, place: Device) -> None:
         finished = trainer.fit(observe, stop, observer.saving)
         if finished and config.sample.prompts:
             writer()
+        if finished and config.export.hf:
+            export_folder(config, trainer, corpus.tokenizer)
         observer.finish(finished)
 
 

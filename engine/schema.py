@@ -163,8 +163,13 @@ class MTPConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A decoder-only transformer."""
+    """A decoder-only transformer.
 
+    With `from_hf`, a Hugging Face folder says what the model is and holds its first weights; of the
+    other fields only those of training may differ from it (`config.FREE_OF_FOLDER`).
+    """
+
+    from_hf: str | None = None
     num_layers: int = 4
     hidden_size: int = 128
     num_attention_heads: int = 4
@@ -303,6 +308,17 @@ class SampleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """A Hugging Face folder written when the run is finished."""
+
+    hf: bool = False
+    dir: str | None = None  # default: <run.dir>/hf; it must not exist, or be one of this run's
+    dtype: Dtype | None = None  # default: train.dtype
+    family: str | None = None  # a model_type; default: the first that can say what the model is
+    mtp: Literal["keep", "drop"] = "keep"  # MTP heads: few families have a place for them
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrackConfig:
     """Other places that metrics go to."""
 
@@ -329,3 +345,4 @@ class RunConfig:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)

@@ -7,6 +7,7 @@
     python tools/benchmark.py data parts='[minhash,dedup]' texts='[FILES]' out=FILE
     python tools/benchmark.py kernels                     # every kernel, on a GPU
     python tools/benchmark.py train                       # a training step, on a GPU
+    python tools/benchmark.py generate model=FOLDER       # text, against transformers' `generate`
 
 Every peer runs in a fresh process, in turn and then in the opposite order (A B C C B A), so that a
 machine that grows slower or faster touches all of them alike; ratios are taken pass by pass. Keys
@@ -14,8 +15,8 @@ are the fields of `Benchmark` below and, under `workload`, of tools/benchmarks/w
 
 A part of `data` is a module tools/benchmarks/data_PART.py, which says what it measures and against
 whom; `python -m tools.benchmarks.data_PART key=value` runs it alone. Keys that are given here are
-passed on to it. `kernels` and `train` have keys of their own: see tools/benchmarks/kernels.py and
-train.py.
+passed on to it. `kernels`, `train` and `generate` have keys of their own: see the modules of those
+names in tools/benchmarks.
 """
 
 from __future__ import annotations
@@ -37,13 +38,14 @@ from trivium.data_pipeline.errors import InputError, fail_clean
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # see command.py
 
-from tools.benchmarks import kernels, train  # noqa: E402
+from tools.benchmarks import generate, kernels, train  # noqa: E402
 from tools.benchmarks.workload import Workload  # noqa: E402
 from tools.command import parse, parser  # noqa: E402
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 2e-3}  # of losses between peers, relative
 PART = "data_"  # modules of tools/benchmarks that begin so are the parts of `data`
-ON_A_GPU: dict[str, Any] = {"kernels": kernels, "train": train}  # each its own form and command
+# each its own form and command
+OF_THEIR_OWN: dict[str, Any] = {"kernels": kernels, "train": train, "generate": generate}
 # peer -> what it needs beyond Trivium
 PEERS = {"bare": "torch", "engine": "torch", "hugging_face": "transformers"}
 
@@ -244,10 +246,10 @@ def _print_ratio(what: str, ratios: Sequence[float]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the comparison that the command line names and print it."""
     given = parser(__doc__)
-    given.add_argument("comparison", choices=["step", "scaling", "data", *ON_A_GPU])
+    given.add_argument("comparison", choices=["step", "scaling", "data", *OF_THEIR_OWN])
     named = next(iter(sys.argv[1:] if arguments is None else arguments), "")
-    if named in ON_A_GPU:
-        part = ON_A_GPU[named]
+    if named in OF_THEIR_OWN:
+        part = OF_THEIR_OWN[named]
         part.run(parse(given, part.Asked, arguments)[1])
         return
     parsed, asked = parse(given, Benchmark, arguments)

@@ -100,10 +100,10 @@ def turned(x_TND: torch.Tensor, cos_T1R: torch.Tensor, signed_sin_T1R: torch.Ten
 
 def normed(norm: Norm, x: torch.Tensor) -> torch.Tensor:
     """RMSNorm of x by the module's gain, statistics in fp32."""
-    weight = norm.weight + 1 if norm.zero_centered else norm.weight
+    gain = norm.weight.float() + 1 if norm.zero_centered else norm.weight.float()
     if x.dtype == torch.float32:
-        return torch.rms_norm(x, norm.shape, weight, norm.eps)
-    return torch.rms_norm(x.float(), norm.shape, weight.float(), norm.eps).to(x.dtype)
+        return torch.rms_norm(x, norm.shape, gain, norm.eps)
+    return torch.rms_norm(x.float(), norm.shape, gain, norm.eps).to(x.dtype)
 
 
 def _behind(norm: Norm | None, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -8,5 +8,5 @@
 
 from __future__ import annotations
 
-from trivium.engine.hf.folder import dialogue, dtype, is_folder, model_config
+from trivium.engine.hf.folder import dialogue, dtype, has_tokenizer, is_folder, model_config
 from trivium.engine.hf.groups import fit_groups

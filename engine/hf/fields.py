@@ -1,4 +1,4 @@
-"""A config.json read strictly: every field is taken, known to change nothing, or refused by name."""
+"""A config.json read strictly: a field is taken, known to change nothing, or refused by name."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ CONFIG = "config.json"
 _REQUIRED = object()
 
 # What no result depends on: bookkeeping of the library, and what generation_config.json repeats.
-HARMLESS = frozenset(
-    """
-    architectures auto_map bos_token_id chunk_size_feed_forward cross_attention_hidden_size
-    decoder_start_token_id diversity_penalty do_sample dtype early_stopping eos_token_id
+_HARMLESS = """
+    architectures auto_map bos_token_id cache_implementation chunk_size_feed_forward
+    cross_attention_hidden_size decoder_start_token_id diversity_penalty do_sample dtype
+    early_stopping eos_token_id
     exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
     gradient_checkpointing id2label initializer_range is_llama_config label2id length_penalty
     max_length min_length model_type no_repeat_ngram_size num_beam_groups num_beams
@@ -26,8 +26,8 @@ HARMLESS = frozenset(
     tokenizer_class top_k top_p torch_dtype torchscript transformers.js_config
     transformers_version typical_p unk_token_id unsloth_fixed unsloth_version use_bfloat16
     use_cache
-    """.split()
-)
+"""
+HARMLESS = frozenset(_HARMLESS.split())
 # Of PretrainedConfig in older versions: written out, and refused unless they say "no".
 _OFF = (
     "add_cross_attention is_decoder is_encoder_decoder tie_encoder_decoder pruned_heads "
@@ -51,13 +51,17 @@ class Fields:
         self._left[name] = value
 
     def take(self, name: str, default: Any = _REQUIRED) -> Any:
-        """The value of `name`; without one, or null, the default. InputError where one is needed."""
+        """The value of `name`; without one, or null, the default. InputError if one is needed."""
         value = self._left.pop(name, None)
         if value is not None:
             return value
         if default is _REQUIRED:
             raise InputError(f"{self.where}: {name} is missing; the folder is not complete")
         return default
+
+    def nullable(self, name: str, default: Any) -> Any:
+        """The value of `name`, null where the file says so; the default where it says nothing."""
+        return self._left.pop(name) if name in self._left else default
 
     def expect(self, name: str, *allowed: Any, default: Any = None) -> None:
         """`name`, if given, must be one of `allowed`: only those are built here."""

@@ -30,6 +30,11 @@ def is_folder(path: Path) -> bool:
         return False
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Does it hold a tokenizer's file?"""
+    return any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+
+
 def family_of(folder: Path) -> Family:
     """The family that config.json names; InputError for one that is not known."""
     return _family(read_json(folder / CONFIG), folder)
@@ -88,7 +93,7 @@ def dialogue(folder: Path) -> Dialogue:
 
     Stop ids are those of generation_config.json and the tokenizer's end, or else config.json's.
     """
-    model, words = read_json(folder / CONFIG), _optional(folder / TOKENIZER)
+    model, words = _optional(folder / CONFIG), _optional(folder / TOKENIZER)
     generation = _optional(folder / GENERATION)
     stops: set[int] = set()
     for found in (generation.get("eos_token_id"), model.get("eos_token_id")):

@@ -13,23 +13,24 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from trivium.data_pipeline.errors import InputError
 from trivium.engine.hf.fields import read_json
 from trivium.engine.hf.layout import Shape
 
+if TYPE_CHECKING:
+    import torch
+
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+# name in a header -> bytes of an element, name in torch
 DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
+    "F64": (8, "float64"),
+    "F32": (4, "float32"),
+    "F16": (2, "float16"),
+    "BF16": (2, "bfloat16"),
 }
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _MOST = 100 << 20  # bytes of a header: the reference implementation's limit
 _STEP = 32 << 20  # bytes read or written at a time
 
@@ -39,14 +40,14 @@ class Entry:
     """Where a tensor lies."""
 
     file: Path
-    dtype: torch.dtype
+    dtype: str  # as headers name it
     shape: Shape
     start: int  # byte in the file
 
     @property
     def row_bytes(self) -> int:
         """Of one index of the first dim."""
-        size = self.dtype.itemsize
+        size = DTYPES[self.dtype][0]
         for count in self.shape[1:]:
             size *= count
         return size
@@ -97,6 +98,9 @@ class Folder:
 
     def rows(self, entry: Entry, first: int, count: int) -> Iterator[tuple[int, torch.Tensor]]:
         """Rows [first, first + count) in steps: (row within these, tensor [rows, ...])."""
+        import torch
+
+        dtype = getattr(torch, DTYPES[entry.dtype][1])
         descriptor = self._open.get(entry.file)
         if descriptor is None:
             descriptor = self._open[entry.file] = os.open(entry.file, os.O_RDONLY)
@@ -106,7 +110,7 @@ class Folder:
             buffer = bytearray(rows * entry.row_bytes)
             position = entry.start + (first + at) * entry.row_bytes
             _fill(descriptor, buffer, position, entry.file)
-            values = torch.frombuffer(buffer, dtype=entry.dtype)
+            values = torch.frombuffer(buffer, dtype=dtype)
             yield at, values.view(rows, *entry.shape[1:])
 
 
@@ -184,7 +188,7 @@ def _header(file: Path) -> Iterator[tuple[str, Entry]]:
                 f"{file}: {name} is of dtype {dtype}; only {', '.join(DTYPES)} are read, so "
                 "convert quantised weights first"
             )
-        entry = Entry(file, DTYPES[dtype], shape, 8 + length + first)
+        entry = Entry(file, dtype, shape, 8 + length + first)
         if first < 0 or last - first != entry.bytes:
             raise InputError(f"{file}: its entry of {name} does not fit its shape")
         end = max(end, last)
@@ -200,7 +204,7 @@ def _header(file: Path) -> Iterator[tuple[str, Entry]]:
 
 
 def plan(
-    folder: Path, tensors: Mapping[str, tuple[torch.dtype, Shape]], most: int
+    folder: Path, tensors: Mapping[str, tuple[str, Shape]], most: int
 ) -> dict[str, Entry]:
     """Where every tensor will lie: files of at most `most` bytes, unless one tensor is larger."""
     groups: list[list[str]] = [[]]
@@ -225,7 +229,7 @@ def plan(
 
 
 def _table(
-    names: list[str], tensors: Mapping[str, tuple[torch.dtype, Shape]]
+    names: list[str], tensors: Mapping[str, tuple[str, Shape]]
 ) -> dict[str, dict[str, Any]]:
     at = 0
     table: dict[str, dict[str, Any]] = {}
@@ -233,7 +237,7 @@ def _table(
         dtype, shape = tensors[name]
         size = Entry(Path(), dtype, shape, 0).bytes
         table[name] = {
-            "dtype": _NAMES[dtype],
+            "dtype": dtype,
             "shape": list(shape),
             "data_offsets": [at, at + size],
         }
@@ -275,6 +279,8 @@ class Writer:
 
     def put(self, name: str, row: int, column: int, values: torch.Tensor) -> None:
         """values [rows, columns] (or [rows]) from (row, column) of tensor `name` on."""
+        import torch
+
         entry = self.placed[name]
         descriptor = self._open.get(entry.file)
         if descriptor is None:
@@ -282,14 +288,14 @@ class Writer:
         whole = values.dim() < 2 or values.shape[1] == entry.shape[1]
         step = max(1, _STEP // max(1, entry.row_bytes))
         for at in range(0, values.shape[0], step):
-            part = values[at : at + step].to(device="cpu", dtype=entry.dtype).contiguous()
+            part = values[at : at + step].to(device="cpu", dtype=getattr(torch, DTYPES[entry.dtype][1])).contiguous()
             data = part.view(torch.uint8).numpy().reshape(part.shape[0], -1)
             position = entry.start + (row + at) * entry.row_bytes
             if whole:
                 _put(descriptor, memoryview(data.reshape(-1)), position)
                 continue
             for index, line in enumerate(data):
-                offset = index * entry.row_bytes + column * entry.dtype.itemsize
+                offset = index * entry.row_bytes + column * DTYPES[entry.dtype][0]
                 _put(descriptor, memoryview(line), position + offset)
 
     def close(self) -> None:

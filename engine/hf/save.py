@@ -1,8 +1,8 @@
-"""A model as a Hugging Face folder: every rank writes its own rows into the files.
+"""A Hugging Face folder, from its small files to the places of its weights.
 
-The files are made with their headers and their full length first; then each rank puts what it
-holds where it belongs. Nothing is gathered, so memory does not grow with the model. The folder is
-written under a temporary name and renamed when all of it is on the disk.
+The files are made with their headers and their full length first (`begin`); then whoever has
+weights puts them where they belong (`write`). The folder is written under a temporary name and
+renamed when all of it is on the disk (`finish`).
 """
 
 from __future__ import annotations
@@ -10,19 +10,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import torch
-import torch.distributed as dist
+from typing import TYPE_CHECKING, Any, Literal
 
 from trivium.data_pipeline.errors import InputError
 from trivium.data_pipeline.files import sync_path
 from trivium.data_pipeline.tokenizer import Tokenizer
-from trivium.engine.agreement import everywhere, on_first
+from trivium.engine import parameters
 from trivium.engine.dialogue import Dialogue
 from trivium.engine.hf import safetensors_files
 from trivium.engine.hf.decoder import tensors
@@ -31,12 +27,13 @@ from trivium.engine.hf.fields import CONFIG
 from trivium.engine.hf.folder import DTYPE_NAMES, GENERATION, TEMPLATE, TOKENIZER
 from trivium.engine.hf.layout import Layout, Shape, Tensors
 from trivium.engine.hf.safetensors_files import Entry, Writer
-from trivium.engine.hf.shares import shares
-from trivium.engine.mesh import Mesh
-from trivium.engine.schema import Dtype, ModelConfig
+from trivium.engine.schema import Dtype, ModelConfig, MTPConfig, RunConfig
 from trivium.engine.units import format_bytes
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = {"fp32": "F32", "bf16": "BF16", "fp16": "F16"}  # as headers name them
 # Files of a source folder that go along as they are: the tokenizer in all its forms, its template.
 CARRIED = (
     "tokenizer.json tokenizer.model tokenizer_config.json special_tokens_map.json vocab.json "
@@ -61,25 +58,6 @@ class Export:
     max_file_bytes: int = 5 * 1000**3
 
 
-def save(
-    folder: Path,
-    chunks: Sequence[Any],
-    mesh: Mesh,
-    model: ModelConfig,
-    dtype: Dtype,
-    export: Export,
-) -> None:
-    """Write `chunks` (unwrapped) as the folder. Collective; AgreedError leaves nothing behind."""
-    out = on_first(partial(begin, folder, model, dtype, export))
-    try:
-        everywhere(partial(_write_shares, out, chunks, mesh, model, export))
-    except InputError:
-        on_first(partial(shutil.rmtree, out.folder, ignore_errors=True))
-        raise
-    on_first(partial(finish, out))
-    dist.barrier()
-
-
 @dataclass(frozen=True)
 class Begun:
     """A folder being written: its temporary name, its name, and where tensors lie in it."""
@@ -87,6 +65,11 @@ class Begun:
     folder: Path
     final: Path
     placed: Mapping[str, Entry]
+
+
+def exported(model: ModelConfig, mtp: Literal["keep", "drop"]) -> ModelConfig:
+    """The model as it is written: with its MTP heads, or without."""
+    return model if mtp == "keep" else replace(model, mtp=MTPConfig())
 
 
 def family_for(model: ModelConfig, named: str | None = None) -> Family:
@@ -100,6 +83,11 @@ def family_for(model: ModelConfig, named: str | None = None) -> Family:
     for family in candidates:
         if family.fits(model):
             return family
+    if model.mtp.num_heads and any(each.fits(exported(model, "drop")) for each in candidates):
+        raise InputError(
+            f"no Hugging Face family has a place for the {model.mtp.num_heads} MTP heads of this "
+            "model; leave them out with export.mtp=drop (of tools/convert_checkpoint.py, mtp=drop)"
+        )
     raise InputError(
         f"no Hugging Face family {'' if named is None else f'({named} was asked for) '}describes "
         f"this model; known are {', '.join(FAMILIES)}, each with its own parts: see "
@@ -144,33 +132,14 @@ def _room(folder: Path, partial_folder: Path, size: int) -> None:
         )
 
 
-def _their_tensors(table: Tensors, dtype: torch.dtype) -> dict[str, tuple[torch.dtype, Shape]]:
+def _their_tensors(table: Tensors, dtype: str) -> dict[str, tuple[str, Shape]]:
     """Their tensors in the order of ours, which is that of the model."""
-    found: dict[str, tuple[torch.dtype, Shape]] = {}
+    found: dict[str, tuple[str, Shape]] = {}
     for layout in table.values():
-        kept = torch.float32 if layout.keep_fp32 else dtype
+        kept = DTYPES["fp32"] if layout.keep_fp32 else dtype
         for name, shape in layout.sources().items():
             found[name] = (kept, shape)
     return found
-
-
-def _write_shares(
-    out: Begun, chunks: Sequence[Any], mesh: Mesh, model: ModelConfig, export: Export
-) -> None:
-    table = tensors(model, family_for(model, export.family).names)
-    writer = Writer(out.placed)
-    written: set[tuple[str, int, int]] = set()
-    try:
-        for share in shares(chunks, mesh):
-            place = (share.name, share.row, share.column)
-            if share.main and place not in written:  # a tied weight is held twice
-                written.add(place)
-                write(writer, table[share.name], share.row, share.column, share.data)
-        writer.close()
-    except OSError as error:
-        raise InputError(
-            f"{out.final}: writing failed ({error.strerror}); free space and start again"
-        ) from error
 
 
 def write(writer: Writer, layout: Layout, row: int, column: int, data: torch.Tensor) -> None:
@@ -193,6 +162,32 @@ def finish(out: Begun) -> None:
         out.final.rmdir()  # `begin` saw it empty
     os.rename(out.folder, out.final)
     sync_path(out.final.parent)
+
+
+def card(config: RunConfig, source: Path, facts: dict[str, Any] | None = None) -> str:
+    """A model card for README.md: what the model is and where it came from, as far as is known."""
+    model = config.model
+    total, active = parameters.count(model)
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags:",
+        "- trivium",
+        "---",
+        "",
+        f"# {source.name}",
+        "",
+        f"A decoder with {total:,} parameters"
+        + (f", {active:,} of them active for a token" if active != total else "")
+        + f": {model.num_layers} layers of width {model.hidden_size}, "
+        f"{model.num_attention_heads} heads, a vocabulary of {model.vocab_size:,}.",
+        "",
+        f"Exported by Trivium from `{source.name}`.",
+    ]
+    rows = {"dtype of training": config.train.dtype, **(facts or {})}
+    lines += ["", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
+    return "\n".join(lines) + "\n"
 
 
 # --- The small files ------------------------------------------------------------------------------

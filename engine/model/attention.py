@@ -166,7 +166,8 @@ class CoreAttention(torch.nn.Module):
 
     def _flash(self, *tensors: torch.Tensor) -> bool:
         """Can the flash kernel be called by itself?"""
-        return self.softcap is None and not (self.training and self.dropout) and flash_attention.usable(*tensors)
+        plain = self.softcap is None and not (self.training and self.dropout)
+        return plain and flash_attention.usable(*tensors)
 
     def attend_masked(
         self,
@@ -175,7 +176,7 @@ class CoreAttention(torch.nn.Module):
         v_BGTD: torch.Tensor,
         mask: torch.Tensor | None,
     ) -> torch.Tensor:
-        """[B, N, S, Dv], each query seeing what `mask` (bool [B, 1, S, T]) says; None: everything."""
+        """[B, N, S, Dv], each query seeing what `mask` (bool [B, 1, S, T]) says; None: all."""
         if self.softcap is not None:
             return capped_scores(q_BNSD, k_BGTD, v_BGTD, self.scale, self.softcap, mask)
         return self._sdpa(q_BNSD, k_BGTD, v_BGTD, mask=mask)

@@ -1,6 +1,7 @@
 """Attention whose scores are capped: c tanh(score / c) (Gemma 2, arXiv 2408.00118, section 2).
 
-No fused kernel of torch has the cap, so scores are made here, for a block of queries at a time.
+No fused kernel of torch has the cap, so scores are made here, for a block of queries at a time, and
+once more in the backward pass: no row's scores are ever held as a whole.
 
 Shapes: S query length, T key length, B batch, N query heads, G key/value groups, D head dim.
 """
@@ -11,6 +12,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 _BLOCK = 256  # queries: bounds the scores that are held to B x N x 256 x T
 
@@ -30,19 +32,40 @@ def capped_attention(
     included.
     """
     S, T = q_BNSD.shape[2], k_BGTD.shape[2]
+    again = S > _BLOCK and torch.is_grad_enabled()
     outs = []
     for start in range(0, S, _BLOCK):
         stop = min(start + _BLOCK, S)
         last = T - S + stop  # no query of the block sees further
         first = 0 if window is None else max(0, T - S + start - window + 1)
-        query = torch.arange(T - S + start, last, device=q_BNSD.device).unsqueeze(1)
-        key = torch.arange(first, last, device=q_BNSD.device).unsqueeze(0)
-        seen = key <= query
-        if window is not None:
-            seen = seen & (key > query - window)
         block = q_BNSD[:, :, start:stop], k_BGTD[:, :, first:last], v_BGTD[:, :, first:last]
-        outs.append(capped_scores(*block, scale, cap, seen, dropout))
+        given = *block, scale, cap, window, dropout
+        if again:
+            random = dropout > 0
+            out = checkpoint(_block, *given, use_reentrant=False, preserve_rng_state=random)
+        else:
+            out = _block(*given)
+        outs.append(out)
     return torch.cat(outs, dim=2)
+
+
+def _block(
+    q_BNSD: torch.Tensor,
+    k_BGTD: torch.Tensor,
+    v_BGTD: torch.Tensor,
+    scale: float | None,
+    cap: float,
+    window: int | None,
+    dropout: float,
+) -> torch.Tensor:
+    """As `capped_attention`, all scores at once."""
+    S, T = q_BNSD.shape[2], k_BGTD.shape[2]
+    query = torch.arange(T - S, T, device=q_BNSD.device).unsqueeze(1)
+    key = torch.arange(T, device=q_BNSD.device).unsqueeze(0)
+    seen = key <= query
+    if window is not None:
+        seen = seen & (key > query - window)
+    return capped_scores(q_BNSD, k_BGTD, v_BGTD, scale, cap, seen, dropout)
 
 
 def capped_scores(

@@ -21,6 +21,7 @@ from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.moe.experts import SequentialMLP
 
+from trivium.engine.model.variations import variations
 from trivium.kernels.activation import gated_activation
 from trivium.kernels.grouped_mm import (
     Groups,
@@ -114,6 +115,7 @@ def _supported(config: TransformerConfig) -> bool:
         or config.fp8
         or config.fp4
         or (gated and config.activation_func not in _GATES)
+        or variations(config).tanh_gelu
         or (gated and config.activation_func_clamp_value is not None)
         or (gated and config.glu_linear_offset)
     )

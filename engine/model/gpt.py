@@ -57,6 +57,8 @@ class Heads:
         differentiable. See `kernels.linear_cross_entropy`.
         """
         model = self.model
+        if model.logit_softcap is not None:
+            raise ValueError("capped logits: take them whole, `logits`")
         return linear_cross_entropy(
             self.hidden[index].flatten(0, 1),
             model.output_weight,
@@ -70,7 +72,7 @@ class Heads:
 
 
 class DecoderModel(GPTModel):
-    """GPTModel whose last chunk returns `Heads`: of trunk and MTP, or of the trunk's cached rows."""
+    """GPTModel whose last chunk returns `Heads`: trunk and MTP, or for cached rows the trunk."""
 
     def __init__(
         self,
@@ -84,7 +86,9 @@ class DecoderModel(GPTModel):
         if embedding_scale is not None and hasattr(self, "embedding"):
             # rounded as the weights are, which is what Gemma was trained with
             scale = torch.tensor(embedding_scale, dtype=self.config.params_dtype).item()
-            self.embedding.register_forward_hook(lambda module, given, output: output * scale)
+            self.embedding.word_embeddings.register_forward_hook(
+                lambda module, given, output: output * scale
+            )
         if self.share_embeddings_and_output_weights and self.mtp_process and not self.pre_process:
             # this chunk has its copy of the embedding, for MTP; the parent allocates an output
             # weight beside it that nothing uses and its own state dict does not expect

@@ -61,7 +61,7 @@ class Layer(TransformerLayer):
         if special.window_theta is not None and special.has_window(self.layer_number):
             self.window_rotary = RotaryEmbedding(
                 self.config.kv_channels,
-                rotary_percent=1.0,
+                rotary_percent=special.rotary_percent,
                 rotary_interleaved=self.config.rotary_interleaved,
                 rotary_base=special.window_theta,
                 cp_group=self.pg_collection.cp,

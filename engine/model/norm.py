@@ -90,7 +90,9 @@ class HeadsNorm(torch.nn.Module):
         self.eps = eps
         self.width = heads * hidden_size * self.group.size()
         device = torch.cuda.current_device()
-        weight = torch.ones(heads * hidden_size, dtype=config.params_dtype, device=device)
+        self.zero_centered = config.layernorm_zero_centered_gamma
+        make = torch.zeros if self.zero_centered else torch.ones
+        weight = make(heads * hidden_size, dtype=config.params_dtype, device=device)
         self.weight = torch.nn.Parameter(weight)
         set_tensor_model_parallel_attributes(self.weight, True, 0, 1)
 
@@ -100,8 +102,9 @@ class HeadsNorm(torch.nn.Module):
         squares = wide.square().sum(dim=(-2, -1), keepdim=True)
         if self.group.size() > 1:
             squares = _SumOverRanks.apply(squares, self.group)
-        normed = (wide * torch.rsqrt(squares / self.width + self.eps)).to(x.dtype)
-        return normed * self.weight.view(x.shape[-2:])
+        gain = self.weight.to(wide.dtype).view(x.shape[-2:])
+        gain = gain + 1 if self.zero_centered else gain
+        return (wide * torch.rsqrt(squares / self.width + self.eps) * gain).to(x.dtype)
 
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: Any = None

@@ -20,6 +20,7 @@ class Variations:
     qk_norm_over: Literal["none", "head", "all"] = "none"
     window_pattern: tuple[bool, ...] = ()  # for every layer; empty: all alike
     window_theta: float | None = None
+    rotary_percent: float = 1.0  # of a head's dims, in the layers that have `window_theta`
     attention_softcap: float | None = None
     tanh_gelu: bool = False  # the activation is GELU by its tanh approximation
 
@@ -31,6 +32,7 @@ class Variations:
             qk_norm_over=model.qk_norm_over if model.qk_norm else "none",
             window_pattern=() if model.window_layers is None else model.window_pattern,
             window_theta=model.rope.window_theta,
+            rotary_percent=model.rope.percent,
             attention_softcap=model.attention_softcap,
             tanh_gelu=model.activation == "geglu_tanh",
         )

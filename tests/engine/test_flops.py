@@ -86,6 +86,12 @@ def test_keys_per_query_by_counting(window):
     assert keys_per_query(length, window, "full") == max(seen)
 
 
+def test_only_layers_with_a_window_see_less():
+    seen = flops("causal", window=16, window_layers=(0, 1), **DENSE)
+    both = [flops("causal", window=window, **DENSE) for window in (16, None)]
+    assert seen == sum(both) / 2
+
+
 def test_a_large_model_agrees_with_six_times_its_parameters():
     """Llama-3 8B at 8192 tokens: 6 N for the matrices, of which attention adds a sixth or so."""
     llama = ModelConfig(

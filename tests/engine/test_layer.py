@@ -40,19 +40,50 @@ def differentiated(layer):
     return {"output": output.detach(), "input": x.grad, **gradients}, calls
 
 
+@pytest.mark.parametrize("placement", ["pre", "sandwich"])
 @distributed(1)
-def test_one_pass_equals_two():
+def test_one_pass_equals_two(placement):
     from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 
-    layer = built()
+    layer = built(norm_placement=placement)
     ours, calls = differentiated(layer)
     assert calls == [2]  # with the residual
-    layer.self_attn_bda = get_bias_dropout_add
+    if placement == "pre":
+        layer.self_attn_bda = get_bias_dropout_add
+    layer._fuses = False
     theirs, calls = differentiated(layer)
     assert calls == [1]
     assert torch.equal(ours["output"], theirs["output"])
     for name, exact in theirs.items():
         torch.testing.assert_close(ours[name], exact, rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("placement", ["pre", "post", "sandwich"])
+@distributed(1)
+def test_norms_are_where_they_are_placed(placement):
+    from trivium.engine.model.norm import Norm
+
+    layer = built(norm_placement=placement)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    x = torch.randn(SEQUENCE, 2, layer.config.hidden_size, generator=generator)
+    norms = [name for name, module in layer.named_children() if isinstance(module, Norm)]
+    before, behind = ["input_layernorm", "pre_mlp_layernorm"], ["post_attention_layernorm"]
+    behind = [*behind, "post_mlp_layernorm"]
+    wanted = {"pre": before, "post": behind, "sandwich": before + behind}[placement]
+    assert sorted(norms) == sorted(wanted)
+
+    def or_nothing(norm, value):
+        return norm(value) if isinstance(norm, Norm) else value
+
+    inner = or_nothing(layer.input_layernorm, x)
+    inner, _ = layer.self_attention(inner, attention_mask=None)
+    total = x + or_nothing(layer.post_attention_layernorm, inner)
+    inner, _ = layer.mlp(or_nothing(layer.pre_mlp_layernorm, total))
+    expected = total + or_nothing(layer.post_mlp_layernorm, inner)
+    torch.testing.assert_close(layer(x, attention_mask=None)[0], expected)
 
 
 @pytest.mark.parametrize(

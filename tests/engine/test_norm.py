@@ -69,6 +69,44 @@ def test_begins_as_the_identity_gain_and_marks_what_is_summed_over_tp(kind):
     assert not norm(kind).weight.sequence_parallel
 
 
+def heads_norm(heads, zero_centered):
+    from trivium.engine.model.norm import HeadsNorm
+
+    config = SimpleNamespace(
+        layernorm_zero_centered_gamma=zero_centered, params_dtype=torch.float32
+    )
+    return HeadsNorm(config, 16, heads, eps=EPS)
+
+
+@pytest.mark.parametrize("zero_centered", [False, True], ids=["", "zero-centred"])
+@distributed(2)
+def test_a_norm_over_the_heads_of_all_ranks(zero_centered):
+    from trivium.engine.layout import ParallelLayout
+    from trivium.engine.mesh import create_mesh
+
+    rank = create_mesh(ParallelLayout(world_size=2, tp=2), 1).tp_rank
+    generator = torch.Generator().manual_seed(0)
+    gain, x, upstream = (
+        torch.randn(*shape, 64, generator=generator) for shape in ((), (7, 3), (7, 3))
+    )
+    module = heads_norm(2, zero_centered)
+    assert torch.equal(module.weight, torch.full((32,), 0.0 if zero_centered else 1.0))
+    mine = slice(32 * rank, 32 * rank + 32)
+    with torch.no_grad():
+        module.weight.copy_(gain[mine])
+    part = x[..., mine].clone().requires_grad_()
+    out = module(part.view(7, 3, 2, 16)).flatten(2)
+    out.backward(upstream[..., mine])
+
+    exact = [leaf.double().requires_grad_() for leaf in (x, gain)]
+    whole = exact[0] * torch.rsqrt(exact[0].square().mean(-1, keepdim=True) + EPS)
+    expected = whole * (exact[1] + 1 if zero_centered else exact[1])
+    expected.backward(upstream.double())
+    pairs = [(out, expected), (part.grad, exact[0].grad), (module.weight.grad, exact[1].grad)]
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours.double(), theirs[..., mine], rtol=1e-5, atol=1e-5)
+
+
 @distributed(1)
 def test_a_row_of_zeros_is_left_alone():
     x = torch.zeros(2, HIDDEN, requires_grad=True)

@@ -47,6 +47,12 @@ MODELS = {
         activation="gelu",
         position="learned",
     ),
+    "norms behind, and over all heads": ModelConfig(
+        **SMALL, num_query_groups=2, norm_placement="post", qk_norm=True, qk_norm_over="all"
+    ),
+    "sandwich, padded groups": ModelConfig(
+        **SMALL, num_query_groups=1, group_multiple=2, norm_placement="sandwich", window=4
+    ),
     "mqa": ModelConfig(**SMALL, num_query_groups=1, qkv_bias=True, head_dim=16),
     "moe and mtp": ModelConfig(
         **SMALL,
@@ -70,6 +76,8 @@ EXPERT_TENSOR = (4, ParallelConfig(tp=2, etp=2, ep=2))
 LAYOUTS = {
     "plain": (WHOLE, INTERLEAVED),
     "gqa, biases, tied": (WHOLE, STAGES),
+    "norms behind, and over all heads": (WHOLE, INTERLEAVED),
+    "sandwich, padded groups": (WHOLE, STAGES),
     "mqa": (WHOLE, (4, ParallelConfig(tp=4))),
     "moe and mtp": (WHOLE, INTERLEAVED, EXPERTS),
     "mla, shared experts": (WHOLE, EXPERTS, EXPERT_TENSOR),

@@ -17,6 +17,8 @@ from trivium.engine.schema import MoEConfig, MTPConfig, RopeConfig, RunConfig, T
 
 MOE = MoEConfig(num_experts=4, top_k=2, ffn_hidden_size=64)
 SIGMOID = replace(MOE, num_experts=8, score="sigmoid", scaling_factor=2.5)
+ALTERNATE = {"window": 5, "window_layers": (1, 0, 0, 1)}
+CAPS = {"attention_softcap": 3.0, "logit_softcap": 4.0}
 
 # factor -> value -> fields of the model
 MODEL: dict[str, dict[str, dict[str, Any]]] = {
@@ -33,6 +35,10 @@ MODEL: dict[str, dict[str, dict[str, Any]]] = {
         "partial": {"rope": RopeConfig(percent=0.5)},
         "llama3": {"rope": RopeConfig(scaling="llama3", factor=8.0, original_max_position=16)},
         "yarn": {"rope": RopeConfig(scaling="yarn", factor=4.0, original_max_position=16)},
+        "two-thetas": {
+            "rope": RopeConfig(scaling="linear", factor=4.0, window_theta=500.0),
+            **ALTERNATE,
+        },
         "learned": {"position": "learned"},
         "nope": {"position": "none"},
     },
@@ -40,12 +46,21 @@ MODEL: dict[str, dict[str, dict[str, Any]]] = {
         "rms": {},
         "layernorm": {"normalization": "layernorm"},
         "zero-centred": {"norm_zero_centered": True},
+        "post": {"norm_placement": "post"},
+        "sandwich": {"norm_placement": "sandwich", "norm_zero_centered": True},
     },
-    "activation": {name: {"activation": name} for name in ("swiglu", "geglu", "gelu", "relu2")},
+    "activation": {
+        name: {"activation": name} for name in ("swiglu", "geglu", "geglu_tanh", "gelu", "relu2")
+    },
     "bias": {"": {}, "qkv-bias": {"qkv_bias": True}, "linear-bias": {"linear_bias": True}},
-    "qk-norm": {"": {}, "qk-norm": {"qk_norm": True}},
+    "qk-norm": {
+        "": {},
+        "qk-norm": {"qk_norm": True},
+        "all-heads": {"qk_norm": True, "qk_norm_over": "all"},
+    },
+    "caps": {"": {}, "capped": CAPS | {"attention_scale": 0.3, "embedding_scale": 8.0}},
     "tied": {"": {}, "tied": {"tie_embeddings": True}},
-    "window": {"": {}, "window": {"window": 5}},
+    "window": {"": {}, "window": {"window": 5}, "alternate": ALTERNATE},
     "mtp": {
         "": {},
         "mtp1": {"mtp": MTPConfig(num_heads=1, loss_weight=0.5)},
@@ -173,6 +188,9 @@ def _without_conflicts(row: Row, draw: random.Random) -> Row:
         better["bias"] = ""
     if str(row["attention"]).startswith("mla"):
         better |= {"qk-norm": "", "bias": "", "position": draw.choice(("rope", "yarn"))}
-    if row["position"] == "learned":
+        better["caps"] = ""
+    if row["position"] in ("learned", "two-thetas") or row["window"] == "alternate":
         better["mtp"] = ""
+    if row["cp"]:
+        better["caps"] = ""
     return better

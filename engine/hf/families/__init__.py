@@ -5,7 +5,7 @@ from __future__ import annotations
 from trivium.engine.hf.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
 from trivium.engine.hf.families.family import Family
 from trivium.engine.hf.families.gemma import GEMMA2, GEMMA3
-from trivium.engine.hf.families.glm import GLM4, GLM4_MOE
+from trivium.engine.hf.families.glm import GLM, GLM4, GLM4_MOE
 from trivium.engine.hf.families.llama import LLAMA, MISTRAL
 from trivium.engine.hf.families.mixtral import MIXTRAL
 from trivium.engine.hf.families.olmo2 import OLMO2
@@ -22,6 +22,7 @@ FAMILIES: dict[str, Family] = {
         MIXTRAL,
         DEEPSEEK_V2,
         DEEPSEEK_V3,
+        GLM,
         GLM4,
         GLM4_MOE,
         OLMO2,

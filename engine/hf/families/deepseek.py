@@ -11,13 +11,12 @@ from trivium.engine.hf.families.family import Family, sizes, swiglu, usual, writ
 from trivium.engine.hf.fields import Fields
 from trivium.engine.schema import MLAConfig, ModelConfig, MoEConfig, MTPConfig
 
-
 LATENT_EPSILON = 1e-6
 
 
 def _latent(fields: Fields) -> MLAConfig:
     fields.expect("attention_bias", False)
-    rank = fields.take("q_lora_rank", None)
+    rank = fields.nullable("q_lora_rank", 1536)
     made = MLAConfig(
         q_lora_rank=None if rank is None else int(rank),
         kv_lora_rank=int(fields.take("kv_lora_rank", 512)),
@@ -29,9 +28,14 @@ def _latent(fields: Fields) -> MLAConfig:
     return made
 
 
-def experts(fields: Fields, layers: int, **more: Any) -> tuple[MoEConfig, tuple[int, ...]]:
-    """Routed and shared experts behind `first_k_dense_replace` dense layers, and their pattern."""
-    first = int(fields.take("first_k_dense_replace", 0))
+def experts(
+    fields: Fields, layers: int, dense: int = 0, scaling: float = 1.0, **more: Any
+) -> tuple[MoEConfig, tuple[int, ...]]:
+    """Routed and shared experts behind `first_k_dense_replace` dense layers, and their pattern.
+
+    dense, scaling (of the experts' weights): where the file does not say.
+    """
+    first = int(fields.take("first_k_dense_replace", dense))
     pattern = tuple(int(index >= first) for index in range(layers))
     width = int(fields.take("moe_intermediate_size"))
     shared = int(fields.take("n_shared_experts", 0))
@@ -44,16 +48,40 @@ def experts(fields: Fields, layers: int, **more: Any) -> tuple[MoEConfig, tuple[
         ffn_hidden_size=width,
         layers=1 if all(pattern) else pattern,
         shared_ffn_hidden_size=shared * width or None,
-        scaling_factor=float(fields.take("routed_scaling_factor", 1.0)),
+        scaling_factor=float(fields.take("routed_scaling_factor", scaling)),
         **more,
     )
     return made, pattern
 
 
-def groups(fields: Fields) -> dict[str, Any]:
-    """Group-limited routing; one group is none."""
-    count, chosen = fields.take("n_group", 1), fields.take("topk_group", 1)
-    return {} if count == 1 else {"num_groups": int(count), "groups_top_k": int(chosen)}
+def groups(fields: Fields, best: int, default: tuple[int, int] = (1, 1)) -> dict[str, Any]:
+    """Group-limited routing; one group is none.
+
+    The sum of its `best` experts stands for a group there. Here it is that of as many as each
+    group can give, so other numbers are refused.
+    """
+    count, chosen = (
+        int(fields.take(name, number))
+        for name, number in zip(("n_group", "topk_group"), default, strict=True)
+    )
+    if count == 1:
+        return {}
+    top_k = int(fields.take("num_experts_per_tok"))
+    fields.set("num_experts_per_tok", top_k)
+    if top_k // chosen != best:
+        choice = f"such that {top_k} (num_experts_per_tok) divided by it, rounded down, is {best}"
+        raise fields.unsupported("topk_group", chosen, choice)
+    return {"num_groups": count, "groups_top_k": chosen}
+
+
+def written_groups(moe: MoEConfig) -> dict[str, Any]:
+    """The inverse of `groups`."""
+    return {"n_group": moe.num_groups or 1, "topk_group": moe.groups_top_k or 1}
+
+
+def grouped_by(moe: MoEConfig, best: int) -> bool:
+    """Are there no groups, or is each chosen by its `best` experts?"""
+    return moe.groups_top_k is None or moe.top_k // moe.groups_top_k == best
 
 
 def _without_groups(model: dict[str, Any], fields: Fields) -> dict[str, Any]:
@@ -68,11 +96,15 @@ def _read_v2(fields: Fields) -> ModelConfig:
     known = sizes(fields, 2048)
     fields.expect("scoring_func", "softmax")
     fields.expect("norm_topk_prob", False)
-    # the best of a group stands for it there, and a sum of the best two in V3 and here
-    fields.expect("topk_method", "greedy")
+    method = fields.take("topk_method", "greedy")
+    if method not in ("greedy", "group_limited_greedy"):
+        raise fields.unsupported("topk_method", method, '"greedy" or "group_limited_greedy"')
+    limits = groups(fields, best=1) if method != "greedy" else {}
     fields.ignore(("n_group", "topk_group"))
     weight = float(fields.take("aux_loss_alpha", 0.001))
-    moe, _ = experts(fields, known["num_layers"], pre_softmax=True, aux_loss_weight=weight)
+    moe, _ = experts(
+        fields, known["num_layers"], pre_softmax=True, aux_loss_weight=weight, **limits
+    )
     return ModelConfig(**_without_groups(known, fields), mla=_latent(fields), moe=moe)
 
 
@@ -84,12 +116,15 @@ def _read_v3(fields: Fields) -> ModelConfig:
     fields.expect("norm_topk_prob", True)
     fields.expect("rope_interleave", True)
     fields.ignore(("aux_loss_alpha",))
-    moe, _ = experts(
-        fields, known["num_layers"], score="sigmoid", balance="bias", **groups(fields)
-    )
+    limits = groups(fields, best=2, default=(8, 4))
+    kind: dict[str, Any] = {"score": "sigmoid", "balance": "bias", **limits}
+    moe, _ = experts(fields, known["num_layers"], dense=3, scaling=2.5, **kind)
     heads = int(fields.take("num_nextn_predict_layers", 0))
     return ModelConfig(
-        **_without_groups(known, fields), mla=_latent(fields), moe=moe, mtp=MTPConfig(num_heads=heads)
+        **_without_groups(known, fields),
+        mla=_latent(fields),
+        moe=moe,
+        mtp=MTPConfig(num_heads=heads),
     )
 
 
@@ -125,7 +160,15 @@ def write_experts(model: ModelConfig) -> dict[str, Any]:
 
 
 def _write_v2(model: ModelConfig) -> dict[str, Any]:
-    return _write_latent(model) | write_experts(model) | {"topk_method": "greedy"}
+    moe = model.moe
+    assert moe is not None
+    method = "greedy" if moe.num_groups is None else "group_limited_greedy"
+    return (
+        _write_latent(model)
+        | write_experts(model)
+        | written_groups(moe)
+        | {"topk_method": method, "norm_topk_prob": False}
+    )
 
 
 def _write_v3(model: ModelConfig) -> dict[str, Any]:
@@ -134,9 +177,8 @@ def _write_v3(model: ModelConfig) -> dict[str, Any]:
     return (
         _write_latent(model)
         | write_experts(model)
+        | written_groups(moe)
         | {
-            "n_group": moe.num_groups or 1,
-            "topk_group": moe.groups_top_k or 1,
             "norm_topk_prob": True,
             "scoring_func": "sigmoid",
             "topk_method": "noaux_tc",
@@ -157,7 +199,7 @@ def _fits_v2(model: ModelConfig) -> bool:
     moe = model.moe
     if moe is None or model.mla is None or not usual(model) or not dense_first(model):
         return False
-    scores = moe.score == "softmax" and moe.pre_softmax and moe.num_groups is None
+    scores = moe.score == "softmax" and moe.pre_softmax and grouped_by(moe, 1)
     scores = scores and model.norm_epsilon == LATENT_EPSILON
     return scores and model.window is None and model.mtp.num_heads == 0
 
@@ -166,13 +208,9 @@ def _fits_v3(model: ModelConfig) -> bool:
     moe = model.moe
     if moe is None or model.mla is None or not usual(model) or not dense_first(model):
         return False
-    routed = moe.score == "sigmoid" and moe.balance == "bias"
+    routed = moe.score == "sigmoid" and moe.balance == "bias" and grouped_by(moe, 2)
     return routed and model.window is None and model.norm_epsilon == LATENT_EPSILON
 
 
-DEEPSEEK_V2 = Family(
-    "deepseek_v2", "DeepseekV2ForCausalLM", Names(), _read_v2, _write_v2, _fits_v2
-)
-DEEPSEEK_V3 = Family(
-    "deepseek_v3", "DeepseekV3ForCausalLM", Names(), _read_v3, _write_v3, _fits_v3
-)
+DEEPSEEK_V2 = Family("deepseek_v2", "DeepseekV2ForCausalLM", Names(), _read_v2, _write_v2, _fits_v2)
+DEEPSEEK_V3 = Family("deepseek_v3", "DeepseekV3ForCausalLM", Names(), _read_v3, _write_v3, _fits_v3)

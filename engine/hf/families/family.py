@@ -31,11 +31,15 @@ class Family:
 
 
 def sizes(
-    fields: Fields, max_position: int, theta: float = 10000.0, percent: float = 1.0
+    fields: Fields,
+    max_position: int,
+    theta: float = 10000.0,
+    percent: float = 1.0,
+    epsilon: float = 1e-6,
 ) -> dict[str, Any]:
     """Fields of ModelConfig that all families name alike. None has a bias in the feed-forward.
 
-    max_position, theta, percent (of a head that rotates): where the file does not say.
+    max_position, theta, percent (of a head that rotates), epsilon: where the file does not say.
     """
     fields.expect("mlp_bias", False)
     fields.expect("quantization_config")
@@ -49,7 +53,7 @@ def sizes(
         "ffn_hidden_size": int(fields.take("intermediate_size")),
         "vocab_size": int(fields.take("vocab_size")),
         "max_position": position,
-        "norm_epsilon": float(fields.take("rms_norm_eps", 1e-6)),
+        "norm_epsilon": float(fields.take("rms_norm_eps", epsilon)),
         "tie_embeddings": bool(fields.take("tie_word_embeddings", False)),
         "attention_dropout": float(fields.take("attention_dropout", 0.0)),
         "rope": rope.read(fields, position, theta, percent),

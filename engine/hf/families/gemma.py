@@ -28,8 +28,11 @@ NAMES = Names(
 )
 
 
-def _common(fields: Fields, known: dict[str, Any]) -> dict[str, Any]:
-    """What both say alike."""
+_Caps = tuple[float | None, float | None]
+
+
+def _common(fields: Fields, known: dict[str, Any], caps: _Caps) -> dict[str, Any]:
+    """What both say alike. caps: of scores and of logits, where the file does not say."""
     activation = fields.take("hidden_activation", None) or fields.take("hidden_act", None)
     fields.ignore(("hidden_act",))
     if activation not in (None, "gelu_pytorch_tanh"):
@@ -44,8 +47,8 @@ def _common(fields: Fields, known: dict[str, Any]) -> dict[str, Any]:
         "activation": "geglu_tanh",
         "attention_scale": scalar**-0.5,
         "embedding_scale": known["hidden_size"] ** 0.5,
-        "attention_softcap": fields.take("attn_logit_softcapping", None),
-        "logit_softcap": fields.take("final_logit_softcapping", None),
+        "attention_softcap": fields.nullable("attn_logit_softcapping", caps[0]),
+        "logit_softcap": fields.nullable("final_logit_softcapping", caps[1]),
     }
 
 
@@ -67,7 +70,7 @@ def _read_2(fields: Fields) -> ModelConfig:
     known = sizes(fields, 8192)
     _alternating(fields, known["num_layers"], 2)
     seen = windows(fields, known, 4096)
-    return ModelConfig(**known, **_common(fields, known), **seen)
+    return ModelConfig(**known, **_common(fields, known, (50.0, 30.0)), **seen)
 
 
 def _read_3(fields: Fields) -> ModelConfig:
@@ -80,8 +83,10 @@ def _read_3(fields: Fields) -> ModelConfig:
     fields.ignore(("_sliding_window_pattern",))
     _alternating(fields, known["num_layers"], int(pattern))
     seen = windows(fields, known, 4096)
+    if known["rope"].scaling == "yarn":
+        raise fields.unsupported("rope_type", "yarn", '"default", "linear" or "llama3"')
     known["rope"] = replace(known["rope"], window_theta=local if seen["window"] else None)
-    return ModelConfig(**known, **_common(fields, known), **seen, qk_norm=True)
+    return ModelConfig(**known, **_common(fields, known, (None, None)), **seen, qk_norm=True)
 
 
 def _ropes(fields: Fields) -> float:

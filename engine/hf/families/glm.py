@@ -1,4 +1,5 @@
-"""GLM-4 (0414) and GLM-4 MoE (GLM-4.5, arXiv 2508.06471)."""
+"""GLM-4 (arXiv 2406.12793), its sandwiched successor of 0414, and GLM-4 MoE (GLM-4.5, arXiv
+2508.06471)."""
 
 from __future__ import annotations
 
@@ -6,7 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from trivium.engine.hf.decoder import Names
-from trivium.engine.hf.families.deepseek import dense_first, experts, groups, write_experts
+from trivium.engine.hf.families.deepseek import (
+    dense_first,
+    experts,
+    grouped_by,
+    groups,
+    write_experts,
+    written_groups,
+)
 from trivium.engine.hf.families.family import (
     Family,
     head_dim,
@@ -20,12 +28,16 @@ from trivium.engine.hf.fields import Fields
 from trivium.engine.schema import ModelConfig, MTPConfig
 
 DENSE = Names(gate_up=("gate_up_proj",))
+EPSILON = 1.5625e-7  # of the dense ones, where a file does not say
 
+
+def _read_pre(fields: Fields) -> ModelConfig:
+    return replace(_read_dense(fields), norm_placement="pre")
 
 
 def _read_dense(fields: Fields) -> ModelConfig:
     swiglu(fields)
-    known = sizes(fields, 131072, percent=0.5)
+    known = sizes(fields, 131072, percent=0.5, epsilon=EPSILON)
     known["rope"] = replace(known["rope"], interleaved=True)
     bias = bool(fields.take("attention_bias", True))
     dims = head_dim(fields) or {"head_dim": 128}
@@ -39,12 +51,19 @@ def _write_dense(model: ModelConfig) -> dict[str, Any]:
     }
 
 
+def _fits_pre(model: ModelConfig) -> bool:
+    return model.norm_placement == "pre" and _fits(model)
+
+
 def _fits_dense(model: ModelConfig) -> bool:
+    return model.norm_placement == "sandwich" and _fits(model)
+
+
+def _fits(model: ModelConfig) -> bool:
     return (
         plain_parts(model)
         and model.normalization == "rmsnorm"
         and not model.norm_zero_centered
-        and model.norm_placement == "sandwich"
         and model.activation == "swiglu"
         and model.rope.interleaved
         and model.mla is None
@@ -57,11 +76,10 @@ def _fits_dense(model: ModelConfig) -> bool:
 
 def _read_moe(fields: Fields) -> ModelConfig:
     swiglu(fields)
-    known = sizes(fields, 131072, percent=0.5)
+    known = sizes(fields, 131072, percent=0.5, epsilon=1e-5)
     fields.expect("norm_topk_prob", True)
-    moe, _ = experts(
-        fields, known["num_layers"], score="sigmoid", balance="bias", **groups(fields)
-    )
+    kind: dict[str, Any] = {"score": "sigmoid", "balance": "bias", **groups(fields, best=2)}
+    moe, _ = experts(fields, known["num_layers"], dense=1, **kind)
     return ModelConfig(
         **known,
         **head_dim(fields),
@@ -78,12 +96,11 @@ def _write_moe(model: ModelConfig) -> dict[str, Any]:
     return (
         written(model)
         | write_experts(model)
+        | written_groups(moe)
         | {
             "attention_bias": model.qkv_bias,
             "partial_rotary_factor": model.rope.percent,
             "use_qk_norm": model.qk_norm,
-            "n_group": moe.num_groups or 1,
-            "topk_group": moe.groups_top_k or 1,
             "norm_topk_prob": True,
             "num_nextn_predict_layers": model.mtp.num_heads,
         }
@@ -94,9 +111,10 @@ def _fits_moe(model: ModelConfig) -> bool:
     moe = model.moe
     if moe is None or model.mla is not None or not usual(model) or not dense_first(model):
         return False
-    routed = moe.score == "sigmoid" and moe.balance == "bias"
+    routed = moe.score == "sigmoid" and moe.balance == "bias" and grouped_by(moe, 2)
     return routed and model.window is None and model.qk_norm_over == "head"
 
 
+GLM = Family("glm", "GlmForCausalLM", DENSE, _read_pre, _write_dense, _fits_pre)
 GLM4 = Family("glm4", "Glm4ForCausalLM", DENSE, _read_dense, _write_dense, _fits_dense)
 GLM4_MOE = Family("glm4_moe", "Glm4MoeForCausalLM", Names(), _read_moe, _write_moe, _fits_moe)

@@ -41,7 +41,7 @@ def _fits_llama(model: ModelConfig) -> bool:
 
 def _read_mistral(fields: Fields) -> ModelConfig:
     swiglu(fields)
-    window = fields.take("sliding_window", None)
+    window = fields.nullable("sliding_window", 4096)
     return ModelConfig(**sizes(fields, 131072), **head_dim(fields), window=window)
 
 

@@ -20,7 +20,7 @@ NAMES = Names(
 
 def _read(fields: Fields) -> ModelConfig:
     swiglu(fields)
-    known = sizes(fields, 131072, theta=1e6)
+    known = sizes(fields, 131072, theta=1e6, epsilon=1e-5)
     fields.expect("router_jitter_noise", 0, 0.0)
     moe = MoEConfig(
         num_experts=int(fields.take("num_local_experts", 8)),

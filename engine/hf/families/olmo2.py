@@ -1,4 +1,5 @@
-"""OLMo 2 (arXiv 2501.00656): norms behind attention and feed-forward, and over all heads of q and k."""
+"""OLMo 2 (arXiv 2501.00656): norms behind attention and feed-forward, and over all heads of q
+and of k."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ def _read(fields: Fields) -> ModelConfig:
     swiglu(fields)
     fields.expect("attention_bias", False)
     return ModelConfig(
-        **sizes(fields, 2048),
+        **sizes(fields, 2048, epsilon=1e-5),
         **head_dim(fields),
         qk_norm=True,
         qk_norm_over="all",

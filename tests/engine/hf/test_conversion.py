@@ -44,7 +44,8 @@ def logits_of(chunks, mesh, vocabulary):
 
 def there_and_back(folder, out, parallel):
     """The error of the logits on this rank; with `out`, the folder is written again."""
-    from trivium.engine.hf.save import Export, save
+    from trivium.engine.hf.save import Export
+    from trivium.engine.hf.save_model import save
 
     chunks, mesh, config = opened(folder, parallel)
     expected = torch.load(Path(folder) / "expected.pt")
