@@ -54,6 +54,9 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids``; ids past the vocabulary (padding rows of a model) are left out."""
 
+    def begins_with(self) -> list[int]:
+        """The ids that the tokenizer itself puts before a text."""
+
     def token_id(self, token: str) -> int | None:
         """The id of a token by its exact name, or None."""
 
@@ -235,6 +238,15 @@ class JsonTokenizer(_FileTokenizer):
         known = [int(i) for i in ids if 0 <= i < self.vocab_size]
         return self._model.decode(known, skip_special_tokens=False)
 
+    def begins_with(self) -> list[int]:
+        """What the tokenizer itself puts before a text: a model was trained to see it there."""
+        self._model.encode_special_tokens = False
+        try:
+            whole, bare = (self._model.encode("a", add_special_tokens=on).ids for on in (True, False))
+        finally:
+            self._model.encode_special_tokens = True
+        return whole[: len(whole) - len(bare)] if whole[-len(bare) :] == bare else []
+
     def token_id(self, token: str) -> int | None:
         return self._model.token_to_id(token)
 
@@ -277,6 +289,12 @@ class SentencePieceTokenizer(_FileTokenizer):
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._model.decode([int(i) for i in ids if 0 <= i < self.vocab_size])
+
+    def begins_with(self) -> list[int]:
+        """What the tokenizer itself puts before a text, if its configuration says so."""
+        begin = int(self._model.bos_id())
+        wanted = self._config.get("add_bos_token", False)
+        return [begin] if wanted and begin >= 0 else []
 
     def token_id(self, token: str) -> int | None:
         found = int(self._model.piece_to_id(token))

@@ -14,10 +14,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from trivium.data_pipeline.config_tree import dump_yaml, load
 from trivium.data_pipeline.errors import EXIT_STATUS, InputError
@@ -25,6 +25,9 @@ from trivium.engine import layout, parameters
 from trivium.engine.config import resolve
 from trivium.engine.limits import TRAINED_TOKENIZERS
 from trivium.engine.schema import RunConfig
+
+if TYPE_CHECKING:
+    from trivium.engine.serve.config import ServeConfig
 
 QUIET_SECONDS = 1.0
 
@@ -45,6 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             operators.describe()
             return 0
+        if arguments.command == "serve":
+            from trivium.engine.serve.config import ServeConfig
+
+            asked = load(ServeConfig, arguments.config, arguments.overrides)
+            return _run(lambda: _serve(asked))
         world_size = _world_size(arguments.world_size, arguments.dry_run)
         config = resolve(load(RunConfig, arguments.config, arguments.overrides), world_size)
         if arguments.dry_run:
@@ -53,7 +61,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
     except InputError as error:
         return _refuse(error)
-    return _train(config)
+    return _run(lambda: _train(config))
+
+
+def _serve(asked: ServeConfig) -> int:
+    from trivium.engine.serve import serve
+
+    return serve.main(asked)
+
+
+def _train(config: RunConfig) -> int:
+    from trivium.engine import train
+
+    return train.main(config)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -78,6 +98,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     train.add_argument(
         "overrides", nargs="*", metavar="key=value", help="as in optimizer.lr=1e-3, model.moe=null"
     )
+    serve = commands.add_parser(
+        "serve",
+        help="put a model behind OpenAI's HTTP API, with a page to talk to it",
+        description="Serve a Hugging Face folder, a checkpoint or a run: model=FOLDER key=value "
+        "... Several processes: torchrun -m trivium.engine serve ...",
+        allow_abbrev=False,
+    )
+    serve.add_argument("--config", metavar="FILE", help="YAML file of the same keys")
+    serve.add_argument("overrides", nargs="*", metavar="key=value", help="as in port=8001")
     commands.add_parser("kernels", help="show what runs for each operator on this machine, and why")
     arguments, rest = parser.parse_known_args(argv)
     if arguments.command == "kernels":
@@ -128,13 +157,12 @@ def _refuse(error: InputError) -> int:
     return EXIT_STATUS
 
 
-def _train(config: RunConfig) -> int:
-    """Hand over to the trainer. What it refuses only this rank may have seen, so it says so."""
-    from trivium.engine import train
+def _run(work: Callable[[], int]) -> int:
+    """Hand over to what needs torch. What it refuses only this rank may have seen, so it says so."""
     from trivium.engine.agreement import AgreedError
 
     try:
-        return train.main(config)
+        return work()
     except AgreedError as error:
         return _refuse(error)
     except InputError as error:

@@ -47,12 +47,14 @@ class Opened:
         return min(self.config.model.vocab_size, self.tokenizer.vocab_size)
 
 
-def open_model(source: str, parallel: ParallelConfig, dtype: Dtype | None = None) -> Opened:
+def open_model(
+    source: str, parallel: ParallelConfig, dtype: Dtype | None = None, mesh: Mesh | None = None
+) -> Opened:
     """Open `source` over the ranks of the world, which must be joined. Collective.
 
     source: a Hugging Face folder, a checkpoint (`step-...`), or a run's folder, whose newest
     checkpoint is taken. dtype: of the weights; None keeps that of the source (a run's own, or what
-    the Hugging Face folder names). Raises AgreedError, on every rank, for what cannot be opened.
+    the Hugging Face folder names). mesh: of a model that is open already, for one beside it. Raises AgreedError, on every rank, for what cannot be opened.
     """
     found = everywhere(partial(_find, Path(source)))
     config = everywhere(partial(_configuration, found, parallel, dtype))
@@ -61,7 +63,8 @@ def open_model(source: str, parallel: ParallelConfig, dtype: Dtype | None = None
         model = replace(config.model, vocab_size=tokenizer.vocab_size)
         config = replace(config, model=model)
     layout = ParallelLayout.of(config.parallel, dist.get_world_size())
-    mesh = create_mesh(layout, config.seed, config.parallel.timeout_minutes)
+    if mesh is None:
+        mesh = create_mesh(layout, config.seed, config.parallel.timeout_minutes)
     chunks = assemble(config, mesh)
     if hf.is_folder(found):
         hf_load.load_weights(found, chunks, mesh, config)

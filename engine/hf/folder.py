@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from trivium.data_pipeline.chat import named_tokens
 from trivium.data_pipeline.errors import InputError
 from trivium.data_pipeline.tokenizer import load_tokenizer
 from trivium.engine.config import fill_model
@@ -104,7 +105,13 @@ def dialogue(folder: Path) -> Dialogue:
     begin = words.get("bos_token")
     begin = begin.get("content") if isinstance(begin, dict) else begin
     bos = tokenizer.token_id(begin) if isinstance(begin, str) else None
-    return Dialogue(bos, frozenset(stops), chat_template(folder))
+    return Dialogue(
+        bos_id=bos,
+        begin_ids=tuple(tokenizer.begins_with()),
+        stop_ids=frozenset(stops),
+        chat_template=chat_template(folder),
+        named_tokens=named_tokens(words),
+    )
 
 
 def chat_template(folder: Path) -> str | None:

@@ -34,7 +34,8 @@ def capped_attention(
     S, T = q_BNSD.shape[2], k_BGTD.shape[2]
     again = S > _BLOCK and torch.is_grad_enabled()
     outs = []
-    for start in range(0, S, _BLOCK):
+    # the largest first, so that the others find room where its scores were
+    for start in reversed(range(0, S, _BLOCK)):
         stop = min(start + _BLOCK, S)
         last = T - S + stop  # no query of the block sees further
         first = 0 if window is None else max(0, T - S + start - window + 1)
@@ -46,7 +47,7 @@ def capped_attention(
         else:
             out = _block(*given)
         outs.append(out)
-    return torch.cat(outs, dim=2)
+    return torch.cat(outs[::-1], dim=2)
 
 
 def _block(

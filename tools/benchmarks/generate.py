@@ -75,15 +75,21 @@ def _report(asked: Asked, passes: list[dict[str, Any]]) -> None:
     same = sum(a == b for a, b in zip(ours[0]["ids"], theirs[0]["ids"], strict=True))
     tokens = asked.batch * asked.new_tokens
     print(f"batch {asked.batch}, {asked.new_tokens} new tokens each, {asked.threads} threads, fp32")
-    print("\n| | tokens/s | ms a step |\n|---|---|---|")
+    print("\n| | tokens/s | ms a step | CPU ms a step |\n|---|---|---|---|")
     for name, found in zip(WRITERS, (ours, theirs), strict=True):
         rates = [tokens / each["seconds"] for each in found]
-        steps = [1000 * each["seconds"] / asked.new_tokens for each in found]
-        print(f"| {name} | {spread(rates)} | {spread(steps)} |")
-    pairs = zip(ours, theirs, strict=True)
-    values = [b["seconds"] / a["seconds"] for a, b in pairs]
+        wall, cpu = (
+            spread([1000 * each[clock] / asked.new_tokens for each in found])
+            for clock in ("seconds", "cpu")
+        )
+        print(f"| {name} | {spread(rates)} | {wall} | {cpu} |")
+    values, cpus = (
+        [b[clock] / a[clock] for a, b in zip(ours, theirs, strict=True)]
+        for clock in ("seconds", "cpu")
+    )
     ratio = Ratio("tokens/s, trivium / transformers", values, BAR if asked.batch == 8 else None)
-    print(f"\n{ratio}\nthe same tokens: {same} of {asked.batch} answers", flush=True)
+    print(f"\n{ratio}\n{Ratio('CPU seconds, transformers / trivium', cpus)}")
+    print(f"the same tokens: {same} of {asked.batch} answers", flush=True)
     if asked.out:
         found = {"asked": asdict(asked), "passes": passes, "ratios": values}
         Path(asked.out).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -189,9 +195,10 @@ def _serve(name: str, asked: Asked) -> None:
     """In a worker: write whenever a line comes in."""
     write = WRITERS[name](asked)
     for _ in sys.stdin:
-        start = time.perf_counter()
-        ids = write()
-        print(json.dumps({"ids": ids, "seconds": time.perf_counter() - start}), flush=True)
+        wall, cpu = time.perf_counter(), time.process_time()
+        found: dict[str, Any] = {"ids": write()}
+        found |= {"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+        print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ class Letters:
     def decode(self, ids):
         return "".join(chr(192 + id) for id in ids)
 
+    def begins_with(self):
+        return []
+
     def token_id(self, token):
         return None
 

@@ -1,4 +1,4 @@
-"""Folders of every family: the logits of transformers under any layout, and the same folder back."""
+"""Folders of every family: the logits of transformers under any layout, and the folder back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ LAYOUTS = {
     "tp2 pp2": (4, {"tp": 2, "pp": 2}),
     "ep2": (2, {"ep": 2}),
 }
-SOME = ("deepseek-v3 yarn", "llama linear", "qwen3 moe sparse")  # one rank and tp 2 only
+# one rank and tp 2 only
+SOME = (
+    *("deepseek-v2 groups", "deepseek-v2 yarn", "deepseek-v3 yarn", "gemma3 linear", "glm"),
+    *("llama linear", "qwen3 moe sparse"),
+)
 
 
 def logits_of(chunks, mesh, vocabulary):
@@ -61,8 +65,7 @@ CASES = [
     (name, layout)
     for name in MODELS
     for layout in LAYOUTS
-    if (layout != "ep2" or name in EXPERTS)
-    and (name not in SOME or layout in ("one rank", "tp2"))
+    if (layout != "ep2" or name in EXPERTS) and (name not in SOME or layout in ("one rank", "tp2"))
 ]
 
 

@@ -66,7 +66,8 @@ MODELS: dict[str, tuple[str, dict]] = {
     "llama tied llama3": ("Llama", {"rope_parameters": LLAMA3, "tie_word_embeddings": True}),
     "llama linear": (
         "Llama",
-        GROUPED | {"head_dim": 24, "rope_parameters": ROPE | {"rope_type": "linear", "factor": 2.0}},
+        GROUPED
+        | {"head_dim": 24, "rope_parameters": ROPE | {"rope_type": "linear", "factor": 2.0}},
     ),
     "llama three groups": (
         "Llama",
@@ -94,20 +95,40 @@ MODELS: dict[str, tuple[str, dict]] = {
     ),
     "mixtral": ("Mixtral", GROUPED | {"num_local_experts": 8, "num_experts_per_tok": 2}),
     "deepseek-v2": ("DeepseekV2", LATENT | {"num_experts_per_tok": 2, "q_lora_rank": None}),
+    "deepseek-v2 groups": (
+        "DeepseekV2",
+        LATENT
+        | {"num_experts_per_tok": 3, "n_group": 4, "topk_group": 2, "routed_scaling_factor": 1.7}
+        | {"topk_method": "group_limited_greedy"},
+    ),
+    "deepseek-v2 yarn": (
+        "DeepseekV2",
+        LATENT
+        | {"num_experts_per_tok": 2, "q_lora_rank": None}
+        | {"rope_parameters": YARN | {"mscale": 0.707, "mscale_all_dim": 0.707}},
+    ),
     "deepseek-v3": ("DeepseekV3", LATENT | SIGMOID),
     "deepseek-v3 yarn": (
         "DeepseekV3",
         LATENT | SIGMOID | {"rope_parameters": YARN | {"mscale": 0.7, "mscale_all_dim": 0.9}},
     ),
+    "glm": ("Glm", GROUPED | {"head_dim": 16}),
     "glm4": ("Glm4", GROUPED | {"head_dim": 16}),
     "glm4 moe": ("Glm4Moe", GROUPED | GLM_MOE | {"use_qk_norm": True, "attention_bias": True}),
     "olmo2": ("Olmo2", GROUPED),
-    "gemma2": ("Gemma2", GROUPED | {"head_dim": 24, "query_pre_attn_scalar": 20, "sliding_window": 6}),
+    "gemma2": (
+        "Gemma2",
+        GROUPED | {"head_dim": 24, "query_pre_attn_scalar": 20, "sliding_window": 6},
+    ),
     "gemma3": (
         "Gemma3Text",
         GROUPED | {"head_dim": 24, "query_pre_attn_scalar": 20, "sliding_window": 6},
     ),
 }
+MODELS["gemma3 linear"] = (
+    "Gemma3Text",
+    MODELS["gemma3"][1] | {"rope_parameters": {"rope_type": "linear", "factor": 4.0}},
+)
 EXPERTS = ("qwen3 moe", "qwen3 moe sparse", "mixtral", "deepseek-v2", "deepseek-v3", "glm4 moe")
 CLASSES = {"Gemma3Text": "Gemma3ForCausalLM"}
 
@@ -128,6 +149,7 @@ def build(name, folder: Path):
         given["rope_parameters"] = {
             key: {"rope_type": "default", "rope_theta": value} for key, value in theta.items()
         }
+        given["rope_parameters"]["full_attention"] |= fields.get("rope_parameters", {})
     config = getattr(transformers, f"{kind}Config")(
         **given, bos_token_id=1, eos_token_id=2, pad_token_id=None
     )
@@ -148,6 +170,8 @@ def config_of(folder):
 
 def opened(folder, parallel):
     """(chunks, mesh, config) on this rank."""
+    import torch.distributed as dist
+
     from trivium.engine import hf
     from trivium.engine.config import fill
     from trivium.engine.hf.load import load_weights
@@ -155,8 +179,6 @@ def opened(folder, parallel):
     from trivium.engine.mesh import create_mesh, destroy_mesh
     from trivium.engine.model.gpt import assemble
     from trivium.engine.schema import DataConfig, ParallelConfig, RunConfig
-
-    import torch.distributed as dist
 
     destroy_mesh()
     path = Path(folder)

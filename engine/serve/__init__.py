@@ -1,0 +1,1 @@
+"""A model behind HTTP, with the interface of OpenAI's API, and a page to talk to it."""
