@@ -40,7 +40,7 @@ def forward(
             attention_mask=None,
             packed_seq_params=rows,
         )
-        return output  # type: ignore[no-any-return]
+        return output
     ranks = dist.get_process_group_ranks(group)
     config = chunks[0].config
     shape = (tokens_BS.shape[1], tokens_BS.shape[0], config.hidden_size)

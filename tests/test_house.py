@@ -26,7 +26,8 @@ MAY_IMPORT = {
 MEGATRON_ROOMS = {
     "checkpoint",
     "fixes",
-    "generate",
+    "forward",  # the type of packed rows
+    "generation",  # gathers logits over tp; takes the place of linear layers
     "host",
     "mesh",
     "model",

@@ -1,1 +1,1 @@
-"""Text from a model on its parallel backbone: requests in, tokens with their log-probabilities out."""
+"""Text from a model on its parallel backbone: requests in, tokens and log-probabilities out."""

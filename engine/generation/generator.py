@@ -23,8 +23,15 @@ from trivium.data_pipeline.errors import InputError
 from trivium.data_pipeline.tokenizer import Tokenizer
 from trivium.engine.forward import forward
 from trivium.engine.generation.request import Answer, Event, Request, Token
-from trivium.engine.generation.sampler import FRESH, Draw, distribution, draw, penalized
-from trivium.engine.generation.sampler import scored, uniform
+from trivium.engine.generation.sampler import (
+    FRESH,
+    Draw,
+    distribution,
+    draw,
+    penalized,
+    scored,
+    uniform,
+)
 from trivium.engine.generation.sequence import Writing, begin
 from trivium.engine.generation.speculation import Proposer, Verifier
 from trivium.engine.generation.writing import writing
@@ -90,7 +97,6 @@ class Generator:
         self._submitted: list[tuple[int, Request]] = []
         self._cancelled: list[int] = []
         self._closing = False
-        self._steps: dict[int, int] = {}
         self._stack: ExitStack | None = None
         # where experts are shared between replicas, none may sit a step out
         self._together = self.replicas > 1 and layout.ep > 1
@@ -103,9 +109,7 @@ class Generator:
         limits = limits or Limits()
         longest = opened.config.model.max_position or 1
         length = min(limits.max_length or longest, longest)
-        limits = Limits(
-            max_requests=limits.max_requests, max_length=length, chunk=limits.chunk
-        )
+        limits = Limits(max_requests=limits.max_requests, max_length=length, chunk=limits.chunk)
         parts = opened.chunks, opened.mesh, opened.tokenizer, opened.vocab_size
         return cls(*parts, limits, proposer)
 
@@ -174,7 +178,7 @@ class Generator:
                 answer.tokens += event.tokens
                 answer.text += "".join(token.text for token in event.tokens) + event.late
                 answer.finish = event.finish
-                answer.trunk_steps = self._steps.get(event.request, 0)
+                answer.trunk_steps = event.trunk_steps
         return list(answers.values())
 
     def step(self) -> list[Event]:
@@ -218,6 +222,9 @@ class Generator:
             self._plan([one for one in self.sequences if one.replica == replica])
             for replica in range(self.replicas)
         ]
+        for each in plans:
+            for one, _ in each.wanted():
+                one.trunk_steps += 1
         plan = plans[self.replica]
         chosen: dict[int, list[Token]] = {}
         if plan.rows or self._together:
@@ -237,13 +244,14 @@ class Generator:
     def _admit(self) -> None:
         """Give slots to those that wait: to the replica with most room."""
         while self.waiting:
-            busy = [{s.slot for s in self.sequences if s.replica == r} for r in range(self.replicas)]
+            busy = [
+                {s.slot for s in self.sequences if s.replica == r} for r in range(self.replicas)
+            ]
             replica = min(range(self.replicas), key=lambda r: len(busy[r]))
             if len(busy[replica]) == self.limits.max_requests:
                 return
             slot = min(set(range(self.limits.max_requests)) - busy[replica])
             number, request = self.waiting.popleft()
-            self._steps[number] = 0
             self.sequences.append(begin(number, request, replica, slot, self.tokenizer))
             self.sequences.sort(key=lambda one: one.slot)
 
@@ -280,16 +288,12 @@ class Generator:
         longest = max([first for _, first in equal] + [first + n for _, first, n in runs])
         self.cache.reserve(longest + plan.each)
         table = self.cache.capacity
-        rows, positions = CachedRows.of(
-            self.cache, equal, plan.each, runs, table, self.device
-        )
+        rows, positions = CachedRows.of(self.cache, equal, plan.each, runs, table, self.device)
         tokens = torch.tensor([ids], device=self.device)
         heads = forward(self.chunks, self.mesh, tokens, positions.unsqueeze(0), rows)
         if heads is None:
             return {}
         wanted = plan.wanted()
-        for one, _ in wanted:
-            self._steps[one.number] = self._steps.get(one.number, 0) + 1
         index = [row for _, found in wanted for row in found]
         if self.proposer is not None:
             self.proposer.observe(plan.ends(), heads.hidden[0])
@@ -338,7 +342,7 @@ class Generator:
         one.cached = len(one.tokens) + len(tokens) - 1
         added = one.take(tokens)
         late, one.written.late = one.written.late, ""
-        return Event(one.number, added, one.finish, late)
+        return Event(one.number, added, one.finish, late, one.trunk_steps)
 
     # Exchange
 
@@ -356,7 +360,7 @@ class Generator:
         if len(self.choosers) == 1:
             box: list[Any] = [chosen]
             dist.broadcast_object_list(box, src=self.choosers[0])
-            return box[0]  # type: ignore[no-any-return]
+            return box[0]
         boxes: list[Any] = [None] * self.world
         dist.all_gather_object(boxes, chosen)
         return {number: tokens for box in boxes for number, tokens in box.items()}
@@ -369,10 +373,10 @@ class Generator:
         if len(self.choosers) == 1:
             box: list[Any] = [value]
             dist.broadcast_object_list(box, src=self.choosers[0])
-            return box[0]  # type: ignore[no-any-return]
+            return box[0]
         boxes: list[Any] = [None] * self.world
         dist.all_gather_object(boxes, value)
-        return boxes[self.choosers[self.replica]]  # type: ignore[no-any-return]
+        return boxes[self.choosers[self.replica]]
 
     def _share_proposals(self) -> None:
         """Every rank knows the proposals of every replica's sequences."""

@@ -6,7 +6,8 @@ the same operations in the same order, one after the other. It is taken for grou
 RMSNorm and without biases on its output; other layers, and CUDA, go through their own forward. The
 tests compare both ways.
 
-Shapes: T new tokens, N query heads, G key/value groups, D head dim, H hidden.
+Shapes: T new tokens, G key/value groups, X query heads of each, Y of them with their key, D head
+dim, R <= D the dims that rotate, H hidden.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from trivium.engine.model.norm import Norm
 
 def lean(layer: Any) -> Any:
     """The layer's forward for cached rows; None for a layer that needs its own."""
-    attention = getattr(layer, "self_attention", None)
+    attention: Any = getattr(layer, "self_attention", None)
     if type(layer) is not Layer or type(attention) is not SelfAttention:
         return None
     norms = layer.input_layernorm, layer.pre_mlp_layernorm
@@ -71,31 +72,31 @@ def _attend(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     mixed, _ = attention.linear_qkv(x_T1H)
     tokens, groups = mixed.shape[0], attention.num_query_groups_per_partition
-    dim = attention.hidden_size_per_attention_head
-    each = attention.num_attention_heads_per_partition // groups * dim
-    mixed_TGC = mixed.view(tokens, groups, each + 2 * dim)
-    q_TND = mixed_TGC[..., :each].reshape(tokens, -1, dim)
-    k_TGD = mixed_TGC[..., each : each + dim]
-    v_TGD = mixed_TGC[..., each + dim :]
+    heads_TGYD = mixed.view(tokens, groups, -1, attention.hidden_size_per_attention_head)
+    count = heads_TGYD.shape[2] - 2  # query heads of a group, and behind them its key and value
+    turning = heads_TGYD[:, :, : count + 1]
     if attention.q_layernorm is not None:
-        q_TND = normed(attention.q_layernorm, q_TND)
-        k_TGD = normed(attention.k_layernorm, k_TGD)
+        q_TGXD, k_TG1D = turning.split((count, 1), 2)
+        normal = normed(attention.q_layernorm, q_TGXD), normed(attention.k_layernorm, k_TG1D)
+        turning = torch.cat(normal, 2)
     at = rows.cu_seqlens_q
     assert isinstance(at, Positions)
-    cos, signed_sin = at.turns(angles)
-    q_TND, k_TGD = turned(q_TND, cos, signed_sin), turned(k_TGD, cos, signed_sin)
-    out = rows.attend(attention.core_attention, q_TND, k_TGD, v_TGD)
+    turned_TGYD = turned(turning, *at.turns(angles))
+    q_TGXD, k_TGD = turned_TGYD[:, :, :count], turned_TGYD[:, :, count]
+    out = rows.attend(attention.core_attention, q_TGXD, k_TGD, heads_TGYD[:, :, -1])
     result: tuple[torch.Tensor, torch.Tensor | None] = attention.linear_proj(out.unsqueeze(1))
     return result
 
 
-def turned(x_TND: torch.Tensor, cos_T1R: torch.Tensor, signed_sin_T1R: torch.Tensor) -> torch.Tensor:
+def turned(
+    x_TGYD: torch.Tensor, cos_T11R: torch.Tensor, signed_sin_T11R: torch.Tensor
+) -> torch.Tensor:
     """Pairs (i, i + R/2) of the first R dims by their angles; sin is negative in the first half."""
-    width = cos_T1R.shape[-1]
-    first = x_TND if width == x_TND.shape[-1] else x_TND[..., :width]
+    width = cos_T11R.shape[-1]
+    first = x_TGYD if width == x_TGYD.shape[-1] else x_TGYD[..., :width]
     a, b = first.chunk(2, -1)
-    out = torch.addcmul(first * cos_T1R, torch.cat((b, a), -1), signed_sin_T1R)
-    return out if first is x_TND else torch.cat((out, x_TND[..., width:]), -1)
+    out = torch.cat((b, a), -1).mul_(signed_sin_T11R).addcmul_(first, cos_T11R)
+    return out if first is x_TGYD else torch.cat((out, x_TGYD[..., width:]), -1)
 
 
 def normed(norm: Norm, x: torch.Tensor) -> torch.Tensor:

@@ -80,7 +80,7 @@ class Answer:
     tokens: list[Token] = field(default_factory=list)
     text: str = ""
     finish: Finish | None = None  # None while it is being written
-    trunk_steps: int = 0  # forward passes of the trunk that wrote it; fewer under speculation
+    trunk_steps: int = 0  # passes of the trunk that gave its tokens; fewer under speculation
 
     @property
     def ids(self) -> list[int]:
@@ -101,3 +101,4 @@ class Event:
     tokens: Sequence[Token]
     finish: Finish | None
     late: str = ""  # text that a stop id let go, behind that of all tokens
+    trunk_steps: int = 0  # passes of the trunk so far that gave tokens

@@ -151,7 +151,7 @@ def draw(source: Distribution, numbers: Sequence[float]) -> torch.Tensor:
 
 
 def scored(logits_RV: torch.Tensor, ids: Sequence[int], tops: Sequence[int]) -> list[Token]:
-    """Tokens with their log-probabilities under the logits as they are, and the likeliest `tops`."""
+    """Tokens with log-probabilities by the logits as they are, and so many of the likeliest."""
     index = torch.tensor(ids, device=logits_RV.device).unsqueeze(1)
     total_R = logits_RV.logsumexp(1)
     values = (logits_RV.gather(1, index)[:, 0] - total_R).tolist()

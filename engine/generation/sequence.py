@@ -23,6 +23,7 @@ class Writing:
     answer: list[int] = field(default_factory=list)
     proposals: list[int] = field(default_factory=list)  # of a speculation, to be verified
     finish: Finish | None = None
+    trunk_steps: int = 0
 
     @property
     def in_prompt(self) -> bool:
@@ -98,9 +99,7 @@ class _Text:
         return 0
 
 
-def begin(
-    number: int, request: Request, replica: int, slot: int, tokenizer: Tokenizer
-) -> Writing:
+def begin(number: int, request: Request, replica: int, slot: int, tokenizer: Tokenizer) -> Writing:
     """A request that has been given a slot."""
     written = _Text(tokenizer, request.stop)
     return Writing(number, request, replica, slot, list(request.prompt), written)

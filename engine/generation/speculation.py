@@ -6,7 +6,8 @@ al., arXiv 2211.17192, algorithm 1). p and q are what would be drawn from, behin
 cuts, so what comes out has exactly the distribution p; greedy output is the trunk's, token by
 token.
 
-Proposers: the model's own MTP heads (DeepSeek-V3, arXiv 2412.19437, section 2.2), and another model.
+Proposers: the model's own MTP heads (DeepSeek-V3, arXiv 2412.19437, section 2.2), and another
+model.
 """
 
 from __future__ import annotations
@@ -171,7 +172,7 @@ class _Base:
     def _draw(
         self, sequences: Sequence[Writing], logits_RV: torch.Tensor, ahead: Sequence[list[int]]
     ) -> tuple[list[int], torch.Tensor]:
-        """A proposal for each sequence behind those it has, and what they were drawn from [R, V]."""
+        """A proposal for each sequence behind those it has; what they were drawn from, [R, V]."""
         draws = []
         for one, before in zip(sequences, ahead, strict=True):
             request = one.request
@@ -194,9 +195,9 @@ class MTPProposer(_Base):
     """The model's own MTP heads.
 
     Head d (from 1) at position i takes what head d - 1 (0: the trunk) made of it, and the token at
-    i + d, and proposes the token at i + d + 1. Each head has a cache of its own. With more proposals
-    than heads, the last head goes on from its own output, a position further each time. Rows that
-    were computed from a proposal are computed again from the token that came.
+    i + d, and proposes the token at i + d + 1. Each head has a cache of its own. With more
+    proposals than heads, the last head goes on from its own output, a position further each time.
+    Rows that were computed from a proposal are computed again from the token that came.
     """
 
     def __init__(self, depth: int, heads: int) -> None:
@@ -235,6 +236,7 @@ class MTPProposer(_Base):
     def propose(self, sequences: Sequence[Writing], share: Share) -> None:
         """One pass of each head over the rows that are new to it."""
         proposals: dict[int, list[int]] = {}
+        self.proposed = {}
         if self.generator.mesh.is_last_stage:
             going = {one.number for one in self.generator.sequences}  # those in a prompt as well
             self._inputs = {n: found for n, found in self._inputs.items() if n in going}
@@ -282,7 +284,9 @@ class MTPProposer(_Base):
         """Inputs of `head` up to the last position that the trunk has seen."""
         rows, first = self._inputs[one.number][head]
         if head == 0:
-            rows = rows[: one.cached - first]  # what lies behind came of proposals that did not hold
+            rows = rows[
+                : one.cached - first
+            ]  # what lies behind came of proposals that did not hold
         return rows, first
 
     def _hand_on(self, one: Writing, head: int, out: torch.Tensor, first: int) -> None:
@@ -321,9 +325,7 @@ class MTPProposer(_Base):
         else:
             rows, positions = CachedRows.of(cache, [], 1, runs, cache.capacity, device)
         tokens = torch.tensor([list(ids)], device=device)
-        return model.prediction_head(  # type: ignore[no-any-return]
-            head, inputs_T1H, tokens, positions.unsqueeze(0), rows
-        )
+        return model.prediction_head(head, inputs_T1H, tokens, positions.unsqueeze(0), rows)
 
 
 class DraftProposer(_Base):
@@ -351,6 +353,7 @@ class DraftProposer(_Base):
 
     def propose(self, sequences: Sequence[Writing], share: Share) -> None:
         """`depth` passes of the draft, the first over all that is new to it."""
+        self.proposed = {}
         going = {one.number for one in sequences}
         self._seen = {n: tokens for n, tokens in self._seen.items() if n in going}
         ahead: list[list[int]] = [[] for _ in sequences]

@@ -12,7 +12,7 @@ from megatron.core.transformer import TransformerConfig
 from trivium.engine.model.variations import variations
 from trivium.kernels.activation import gated_activation
 
-_KINDS = {F.silu: "silu", F.gelu: "gelu"}
+KINDS = {F.silu: "silu", F.gelu: "gelu"}
 
 
 class GatedActivation:
@@ -22,7 +22,7 @@ class GatedActivation:
     """
 
     def __init__(self, config: TransformerConfig) -> None:
-        self.kind = _KINDS[config.activation_func]
+        self.kind = KINDS[config.activation_func]
         self.approximate = variations(config).tanh_gelu  # has no operator of its own
 
     def __call__(self, x: torch.Tensor, probs: torch.Tensor | None = None) -> torch.Tensor:

@@ -120,7 +120,8 @@ class CoreAttention(torch.nn.Module):
         del attention_mask, attn_mask_type, attention_bias, unused
         boundaries = None
         if isinstance(packed_seq_params, CachedRows):
-            return packed_seq_params.attend(self, query, key, value)
+            grouped = query.unflatten(1, (key.shape[1], -1))
+            return packed_seq_params.attend(self, grouped, key, value)
         if packed_seq_params is not None:
             if not isinstance(packed_seq_params, Documents):
                 raise TypeError("packed sequences are given as engine.model.attention.Documents")

@@ -7,7 +7,7 @@ core's attention takes them as packed documents: it hands `Positions` to our rot
 model that writes is the model that is trained, down to its modules.
 
 Shapes: T new tokens, N query heads, G key/value groups, D head dim, all of this tensor-parallel
-rank; L cached positions; A sequences that have equally many new tokens, Q each.
+rank; X = N / G; L cached positions; A sequences that have equally many new tokens, Q each.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Positions:
         return picked
 
     def turns(self, angles_P11R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(cos, sin) [T, 1, R] of pairs (i, i + R/2) at these positions; sin negative at first."""
+        """(cos, sin) [T, 1, 1, R] of pairs (i, i + R/2) here; sin negative in the first half."""
         key = -angles_P11R.data_ptr()
         found = self._found.get(key)
         if found is None:
-            angles = angles_P11R[:, 0].index_select(0, self.index_T)
+            angles = angles_P11R.index_select(0, self.index_T)
             sin = angles.sin()
             sin[..., : sin.shape[-1] // 2].neg_()
             found = self._found[key] = angles.cos(), sin
@@ -100,10 +100,11 @@ class Cache:
         """
         found = self._layers.get(id(owner))
         if found is None:
-            found = tuple(  # type: ignore[assignment]
-                x.new_zeros(self.slots, self.capacity, *x.shape[1:]) for x in (key_TGD, value_TGD)
+            room = self.slots, self.capacity
+            found = (
+                key_TGD.new_zeros(*room, *key_TGD.shape[1:]),
+                value_TGD.new_zeros(*room, *value_TGD.shape[1:]),
             )
-            assert found is not None
             self._layers[id(owner)] = found
         keys, values = found
         keys.view(-1, *key_TGD.shape[1:]).index_copy_(0, index_T, key_TGD)
@@ -141,7 +142,9 @@ class CachedRows(PackedSeqParams):
         equal: (slot, first position) of sequences with `each` new tokens. segments: (slot, first
         position, tokens). table: positions that a table of angles must have.
         """
-        slots, positions, made = [], [], []
+        slots: list[int] = []
+        positions: list[int] = []
+        made: list[Segment] = []
         for slot, first in equal:
             slots += [slot] * each
             positions += range(first, first + each)
@@ -169,36 +172,46 @@ class CachedRows(PackedSeqParams):
         return rows, index_T
 
     def attend(
-        self, owner: Any, q_TND: torch.Tensor, k_TGD: torch.Tensor, v_TGD: torch.Tensor
+        self, owner: Any, q_TGXD: torch.Tensor, k_TGD: torch.Tensor, v_TGD: torch.Tensor
     ) -> torch.Tensor:
         """[T, N * Dv]: attention of `owner`, a `CoreAttention`, over its cache."""
         keys, values = self.cache.keep(owner, k_TGD, v_TGD, self.index_T)
         outs = []
         if self.slots_A:
             count = len(self.slots_A) * self.each
-            outs.append(self._equal(owner, q_TND[:count], keys, values))
+            outs.append(self._equal(owner, q_TGXD[:count], keys, values))
         for slot, start, stop, first in self.segments:
             seen = first + stop - start
-            q = q_TND[start:stop].unsqueeze(0).transpose(1, 2)
+            q = q_TGXD[start:stop].flatten(1, 2).unsqueeze(0).transpose(1, 2)
             k, v = (x[slot : slot + 1, :seen].transpose(1, 2) for x in (keys, values))
-            outs.append(owner.attend(q, k, v)[0].transpose(0, 1))
-        out = outs[0] if len(outs) == 1 else torch.cat(outs)
-        return out.flatten(1)
+            outs.append(owner.attend(q, k, v)[0].transpose(0, 1).flatten(1))
+        return outs[0] if len(outs) == 1 else torch.cat(outs)
 
     def _equal(
-        self, owner: Any, q_TND: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+        self, owner: Any, q_TGXD: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> torch.Tensor:
-        """[A * Q, N, Dv] of the sequences that have equally many new tokens."""
+        """[A * Q, N * Dv] of the sequences that have equally many new tokens.
+
+        The X query heads of a group are attended as if they were X queries of one head: they have
+        the same keys, which so are read once.
+        """
         longest, count = max(self.lengths_A), len(self.slots_A)
         if self.slots_A == tuple(range(count)):
             k, v = keys[:count, :longest], values[:count, :longest]
         else:
-            index = self._masked("slots", lambda: torch.tensor(self.slots_A, device=q_TND.device))
+            index = self._masked("slots", lambda: torch.tensor(self.slots_A, device=keys.device))
+            assert index is not None
             k, v = (x[:, :longest].index_select(0, index) for x in (keys, values))
-        mask = self._masked(owner.window, lambda: self._mask(owner.window, q_TND.device))
-        q_ANQD = q_TND.view(count, self.each, *q_TND.shape[1:]).transpose(1, 2)
-        out = owner.attend_masked(q_ANQD, k.transpose(1, 2), v.transpose(1, 2), mask)
-        return out.transpose(1, 2).reshape(count * self.each, out.shape[1], out.shape[3])
+        _, groups, heads, dim = q_TGXD.shape
+        rows = self.each * heads
+        q_AQGXD = q_TGXD.unflatten(0, (count, self.each))
+        q_AGRD = q_AQGXD.transpose(1, 2).reshape(count, groups, rows, dim)
+        added = None if owner.softcap is not None else q_TGXD.dtype  # what is quickest for each
+        key = owner.window, heads, added
+        mask = self._masked(key, lambda: self._mask(*key, q_TGXD.device))
+        out_AGRD = owner.attend_masked(q_AGRD, k.transpose(1, 2), v.transpose(1, 2), mask)
+        out_AGQXD = out_AGRD.unflatten(2, (self.each, heads))
+        return out_AGQXD.transpose(1, 2).reshape(count * self.each, -1)
 
     def _masked(self, key: Any, make: Callable[[], torch.Tensor | None]) -> torch.Tensor | None:
         """What all layers of a kind share, made by the first."""
@@ -206,8 +219,13 @@ class CachedRows(PackedSeqParams):
             self._masks[key] = make()
         return self._masks[key]
 
-    def _mask(self, window: int | None, device: Any) -> torch.Tensor | None:
-        """bool [A, 1, Q, L], what a query sees; None where it is everything."""
+    def _mask(
+        self, window: int | None, heads: int, added: torch.dtype | None, device: Any
+    ) -> torch.Tensor | None:
+        """[A, 1, Q * heads, L], what a query sees; None where it is everything.
+
+        bool, or, where a dtype is given, what is added to scores.
+        """
         longest = max(self.lengths_A)
         whole = self.each == 1 and min(self.lengths_A) == longest
         if whole and (window is None or window >= longest):
@@ -218,4 +236,9 @@ class CachedRows(PackedSeqParams):
         seen = key <= query
         if window is not None:
             seen = seen & (key > query - window)
-        return seen.unsqueeze(1)
+        if self.each > 1:  # one query needs no row of its own for every head
+            seen = seen.repeat_interleave(heads, 1)
+        seen = seen.unsqueeze(1)
+        if added is None:
+            return seen
+        return torch.zeros_like(seen, dtype=added).masked_fill_(~seen, -torch.inf)

@@ -15,14 +15,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.moe.experts import SequentialMLP
 
-from trivium.engine.model.variations import variations
-from trivium.kernels.activation import gated_activation
+from trivium.engine.model.activation import KINDS, GatedActivation
 from trivium.kernels.grouped_mm import (
     Groups,
     add_weight_gradients,
@@ -30,7 +28,6 @@ from trivium.kernels.grouped_mm import (
     grouped_linear,
 )
 
-_GATES = {F.silu: "silu", F.gelu: "gelu"}
 _ALIGNMENT = 64  # elements, as megatron-core's ZeRO buffers: every weight at 128 bytes
 
 
@@ -48,6 +45,8 @@ class GroupedExperts(SequentialMLP):
     ) -> None:
         super().__init__(num_local_experts, config, submodules, pg_collection)
         self.grouped = _supported(config)
+        gated = self.grouped and config.gated_linear_unit
+        self._gate = GatedActivation(config) if gated else None
         self.local_experts = _Experts(self.local_experts)
         for name in ("linear_fc1", "linear_fc2"):
             _lay_side_by_side([getattr(e, name).weight for e in self.local_experts])
@@ -71,10 +70,9 @@ class GroupedExperts(SequentialMLP):
 
     def _activate(self, inner: torch.Tensor, probs_T: torch.Tensor) -> torch.Tensor:
         """act(gate) * value, or act, of every row; times its probability."""
-        act = self.config.activation_func
-        if self.config.gated_linear_unit:
-            return gated_activation(inner, _GATES[act], probs_T)
-        return (act(inner) * probs_T.unsqueeze(-1)).to(inner.dtype)
+        if self._gate is not None:
+            return self._gate(inner, probs_T)
+        return (self.config.activation_func(inner) * probs_T.unsqueeze(-1)).to(inner.dtype)
 
     def _weights(self, name: str) -> list[torch.nn.Parameter]:
         return [getattr(expert, name).weight for expert in self.local_experts]
@@ -114,8 +112,7 @@ def _supported(config: TransformerConfig) -> bool:
         or config.moe_apply_probs_on_input
         or config.fp8
         or config.fp4
-        or (gated and config.activation_func not in _GATES)
-        or variations(config).tanh_gelu
+        or (gated and config.activation_func not in KINDS)
         or (gated and config.activation_func_clamp_value is not None)
         or (gated and config.glu_linear_offset)
     )

@@ -156,7 +156,7 @@ class DecoderModel(GPTModel):
             decoder_input=embedded,
             packed_seq_params=rows,
         )[1]
-        return layer._proj_and_transformer_layer(  # type: ignore[no-any-return]
+        return layer._proj_and_transformer_layer(
             hidden_S1H, embedded, rotary_pos_emb=angles, packed_seq_params=rows
         )
 

@@ -181,15 +181,20 @@ def test_batches_are_cut_after_labels_are_shifted():
 
 def write(config, prompt):
     """On a rank: greedy tokens, after a training step's worth of cached angles."""
+    from tests.engine.generation.letters import Letters
     from tests.parity.ranks import Run
-    from trivium.engine.generate import Sampling, generate
+    from trivium.engine.generation.generator import Generator, Limits
+    from trivium.engine.generation.request import Request, Sampling
 
     run = Run(config, rough=True)
     before = run.accumulate(1)
     chunks = [chunk.module for chunk in run.chunks]
-    tokens = generate(chunks, run.mesh, prompt, 12, Sampling(temperature=0), 250)
+    greedy = Sampling(temperature=0)
+    asked = Request(prompt=tuple(prompt), max_new_tokens=12, sampling=greedy)
+    limits = Limits(max_length=len(prompt) + 12)
+    [answer] = Generator(chunks, run.mesh, Letters(), 250, limits).run([asked])
     assert run.accumulate(1) == before  # training goes on as it was
-    return tokens
+    return answer.ids
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def differentiated(experts, counts, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize("activation", ["swiglu", "geglu", "silu", "relu2"])
+@pytest.mark.parametrize("activation", ["swiglu", "geglu", "geglu_tanh", "silu", "relu2"])
 @distributed(1)
 def test_values_and_gradients(activation, dtype):
     from trivium.engine.mesh import destroy_mesh

@@ -5,6 +5,7 @@ The modules are written for few passes over memory; the references here for read
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -84,13 +85,15 @@ def test_rotary_starts_anew_in_each_document():
     torch.testing.assert_close(turned, torch.cat(parts))
 
 
-@pytest.mark.parametrize("name", ["silu", "gelu"])
+@pytest.mark.parametrize("name", ["silu", "gelu", "tanh gelu"])
 @distributed(1)
 def test_gated_activation(name):
     from trivium.engine.model.activation import GatedActivation
+    from trivium.engine.model.variations import Variations
 
-    act = getattr(F, name)
-    ours = GatedActivation(SimpleNamespace(activation_func=act))
+    function, special = getattr(F, name.split()[-1]), Variations(tanh_gelu=name == "tanh gelu")
+    act = partial(F.gelu, approximate="tanh") if special.tanh_gelu else function
+    ours = GatedActivation(SimpleNamespace(activation_func=function, variations=special))
     assert_same_function(ours, lambda x: act(x[..., :12]) * x[..., 12:], random(5, 3, 24))
 
 

@@ -91,8 +91,8 @@ def _report(asked: Asked, passes: list[dict[str, Any]]) -> None:
     print(f"\n{ratio}\n{Ratio('CPU seconds, transformers / trivium', cpus)}")
     print(f"the same tokens: {same} of {asked.batch} answers", flush=True)
     if asked.out:
-        found = {"asked": asdict(asked), "passes": passes, "ratios": values}
-        Path(asked.out).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        record = {"asked": asdict(asked), "passes": passes, "ratios": values}
+        Path(asked.out).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 # --- The two processes ----------------------------------------------------------------------------

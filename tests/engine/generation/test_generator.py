@@ -48,7 +48,7 @@ def generator(folder, parallel, **limits):
     """A generator for a tiny model on this rank."""
     from trivium.engine.generation.generator import Generator, Limits
 
-    chunks, mesh, config = opened(folder, parallel)
+    chunks, mesh, _ = opened(folder, parallel)
     settings = Limits(**({"max_length": 64} | limits))
     return Generator(chunks, mesh, Letters(), VOCAB, settings)
 
@@ -80,7 +80,16 @@ LAYOUTS = {
     "qwen3 yarn": [{}],
     "mistral": [{}, {"pp": 2, "vpp": 2}],
 }
-CASES = [(name, parallel) for name, found in LAYOUTS.items() for parallel in found]
+CASES = [
+    pytest.param(
+        name,
+        parallel,
+        id=f"{name}-{parallel}",
+        marks=[pytest.mark.slow] if len(parallel) == 2 and name == "llama" else [],
+    )
+    for name, found in LAYOUTS.items()
+    for parallel in found
+]
 
 
 def world(parallel):
@@ -88,7 +97,7 @@ def world(parallel):
     return size * parallel.get("ep", 1)
 
 
-@pytest.mark.parametrize(("name", "parallel"), CASES, ids=[f"{n}-{p}" for n, p in CASES])
+@pytest.mark.parametrize(("name", "parallel"), CASES)
 def test_greedy_tokens_are_those_of_transformers(folders, expected, name, parallel):
     results = run_distributed(greedy, world(parallel), folders[name], parallel, COUNTS[name])
     for result in results:  # every rank has all answers
@@ -107,9 +116,7 @@ def sampled(folder, parallel, seeds, alone):
     made = generator(folder, parallel, max_requests=4)
     sampling = Sampling(temperature=0.8, top_k=50, top_p=0.9)
     requests = [
-        Request(
-            prompt=(5, 6, 7, 9), max_new_tokens=9, sampling=sampling, seed=seed, top_logprobs=2
-        )
+        Request(prompt=(5, 6, 7, 9), max_new_tokens=9, sampling=sampling, seed=seed, top_logprobs=2)
         for seed in seeds
     ]
     if alone:
@@ -125,7 +132,7 @@ def sampled(folder, parallel, seeds, alone):
 
 def forward_logprobs(folder, prompt, ids):
     """Of `ids` behind `prompt`, by one pass without a cache."""
-    chunks, mesh, _ = opened(folder, {})
+    chunks, _, _ = opened(folder, {})
     tokens = torch.tensor([[*prompt, *ids]])
     positions = torch.arange(tokens.shape[1]).unsqueeze(0)
     with torch.no_grad():
@@ -192,7 +199,12 @@ def served(folder):
 
     with generator(folder, {}, max_requests=2) as made:
         refused = []
-        for bad in ({"prompt": ()}, {"max_new_tokens": 0}, {"max_new_tokens": 63}, {"prompt": (-1,)}):
+        for bad in (
+            {"prompt": ()},
+            {"max_new_tokens": 0},
+            {"max_new_tokens": 63},
+            {"prompt": (-1,)},
+        ):
             with pytest.raises(InputError) as error:
                 made.submit(request(**bad))
             refused.append(str(error.value))

@@ -1,0 +1,1 @@
+"""What a model is worth: likelihoods of text, answers to tasks, and what more answers are worth."""
