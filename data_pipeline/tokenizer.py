@@ -242,7 +242,9 @@ class JsonTokenizer(_FileTokenizer):
         """What the tokenizer itself puts before a text: a model was trained to see it there."""
         self._model.encode_special_tokens = False
         try:
-            whole, bare = (self._model.encode("a", add_special_tokens=on).ids for on in (True, False))
+            whole, bare = (
+                self._model.encode("a", add_special_tokens=on).ids for on in (True, False)
+            )
         finally:
             self._model.encode_special_tokens = True
         return whole[: len(whole) - len(bare)] if whole[-len(bare) :] == bare else []

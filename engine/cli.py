@@ -158,7 +158,7 @@ def _refuse(error: InputError) -> int:
 
 
 def _run(work: Callable[[], int]) -> int:
-    """Hand over to what needs torch. What it refuses only this rank may have seen, so it says so."""
+    """Hand over to what needs torch. What only this rank may have seen, it says itself."""
     from trivium.engine.agreement import AgreedError
 
     try:

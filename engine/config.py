@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields, replace
+from typing import Any
 
 from trivium.data_pipeline.config_tree import hash_tree, to_dict
 from trivium.data_pipeline.errors import InputError
@@ -107,7 +108,7 @@ def adopt_folder(config: RunConfig) -> RunConfig:
         )
     theirs = model_config(folder)
     plain = ModelConfig()
-    changes: dict[str, object] = {"from_hf": given.from_hf}
+    changes: dict[str, Any] = {"from_hf": given.from_hf}
     for name in (each.name for each in fields(ModelConfig) if each.name != "from_hf"):
         ours = getattr(given, name)
         if name == "moe" and ours is not None and theirs.moe is not None:
@@ -130,7 +131,7 @@ def adopt_folder(config: RunConfig) -> RunConfig:
 
 def _not_the_folders(key: str, folder: str) -> InputError:
     return InputError(
-        f"{key}: is not what model.from_hf={folder} says; drop it (what may be set beside a folder: "
+        f"{key}: is not what model.from_hf={folder} says; drop it (beside a folder may be set: "
         f"{', '.join(FREE_OF_FOLDER)}, and of moe {', '.join(FREE_OF_FOLDER_MOE)})"
     )
 

@@ -54,7 +54,8 @@ def open_model(
 
     source: a Hugging Face folder, a checkpoint (`step-...`), or a run's folder, whose newest
     checkpoint is taken. dtype: of the weights; None keeps that of the source (a run's own, or what
-    the Hugging Face folder names). mesh: of a model that is open already, for one beside it. Raises AgreedError, on every rank, for what cannot be opened.
+    the Hugging Face folder names). mesh: of a model that is open already, for one beside it.
+    Raises AgreedError, on every rank, for what cannot be opened.
     """
     found = everywhere(partial(_find, Path(source)))
     config = everywhere(partial(_configuration, found, parallel, dtype))

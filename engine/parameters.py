@@ -95,7 +95,7 @@ def chunk_tensors(
 
 
 def layer_tensors(model: ModelConfig, moe: bool) -> Iterator[Tensor]:
-    """One decoder layer: attention and feed-forward, with norms before them, behind them or both."""
+    """One decoder layer: attention and feed-forward, norms before them, behind them or both."""
     before, behind = model.norm_placement != "post", model.norm_placement != "pre"
     norms = ["input_layernorm", "pre_mlp_layernorm"] * before
     norms += ["post_attention_layernorm", "post_mlp_layernorm"] * behind

@@ -18,9 +18,9 @@ from trivium.engine import checkpoint_folder
 from trivium.engine.agreement import on_first
 from trivium.engine.corpus import open_corpus
 from trivium.engine.device import Device
+from trivium.engine.folders import export_folder, start_from_folder
 from trivium.engine.generation.generator import Generator, Limits
 from trivium.engine.generation.request import Request, Sampling
-from trivium.engine.folders import export_folder, start_from_folder
 from trivium.engine.layout import ParallelLayout
 from trivium.engine.mesh import create_mesh
 from trivium.engine.observer import Observer, Silent, measure_utilization

@@ -28,6 +28,7 @@ MEGATRON_ROOMS = {
     "fixes",
     "forward",  # the type of packed rows
     "generation",  # gathers logits over tp; takes the place of linear layers
+    "hf",  # which slice of a tensor a rank holds: megatron-core's sharded state says so
     "host",
     "mesh",
     "model",

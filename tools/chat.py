@@ -1,12 +1,12 @@
 """Talk to a model in the terminal.
 
-    python tools/chat.py model=FOLDER [parallel.tp=2 ...]       a Hugging Face folder, checkpoint, run
-    python tools/chat.py url=http://127.0.0.1:8000/v1           a server: `trivium serve`, or any other
-    python tools/chat.py model=FOLDER prompt='Two and two?'     one answer, and out
+    python tools/chat.py model=FOLDER [parallel.tp=2 ...]     a Hugging Face folder, checkpoint, run
+    python tools/chat.py url=http://127.0.0.1:8000/v1         a server: `trivium serve`, or another
+    python tools/chat.py model=FOLDER prompt='Two and two?'   one answer, and out
 
 While it runs: /reset forgets the conversation, /system TEXT sets what stands before it, /save FILE
-writes it as JSON, /quit leaves; ctrl-C stops an answer. A model without a chat template goes on from
-what it is given, unless template=chatml names one.
+writes it as JSON, /quit leaves; ctrl-C stops an answer. A model without a chat template goes on
+from what it is given, unless template=chatml names one.
 """
 
 from __future__ import annotations

@@ -129,8 +129,9 @@ def _tasks(asked: Asked, opened: Any, first: bool) -> dict[str, Any]:
 
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
     model = TriviumLM(opened, asked.batch_tokens, asked.max_requests)
+    include = None if asked.include is None else str(Path(asked.include).resolve())
     with _data_at(asked.data):
-        manager = TaskManager(include_path=asked.include)
+        manager = TaskManager(include_path=include)
         unknown = [name for name in asked.tasks if name not in manager.all_tasks]
         if unknown:
             raise InputError(
@@ -229,7 +230,7 @@ def _math(asked: Asked, opened: Any, first: bool) -> dict[str, Any]:
                     stop_ids=opened.dialogue.stop_ids,
                 )
             )
-    answers = []
+    answers: list[Any] = []
     with Generator.of(opened, Limits(max_requests=asked.max_requests)) as generator:
         with _progress("answers", first) as told:
             for start in range(0, len(requests), 64):
@@ -282,7 +283,7 @@ def _curves(samples: int, items: list[dict[str, Any]], vote: Any, best: Any) -> 
 def _questions(path: Path, limit: int | None) -> list[tuple[str, str]]:
     from trivium.engine.evaluation.samples import number_in
 
-    made = []
+    made: list[tuple[str, str]] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if limit is not None and len(made) == limit:
             break

@@ -119,9 +119,7 @@ def _copy(checkpoint: Path, table: Tensors, writer: Writer, progress: Progress) 
     writer.close()
 
 
-def _chunks(
-    checkpoint: Path, table: Tensors
-) -> Iterator[tuple[str, int, int, str, int, int]]:
+def _chunks(checkpoint: Path, table: Tensors) -> Iterator[tuple[str, int, int, str, int, int]]:
     """(file, offset, length, our name, row, column) of every chunk of the model's weights."""
     metadata = dcp.FileSystemReader(str(checkpoint)).read_metadata()
     for index, info in metadata.storage_data.items():
@@ -182,7 +180,7 @@ def _read_chunk(file: Path, offset: int, length: int) -> torch.Tensor:
     """One tensor of a checkpoint's file."""
     with open(file, "rb", buffering=0) as stream:
         view: Any = _View(stream, offset, length)
-        return torch.load(view, weights_only=True, map_location="cpu")  # type: ignore[no-any-return]
+        return torch.load(view, weights_only=True, map_location="cpu")
 
 
 def tokenizer_of(checkpoint: Path, config: RunConfig) -> Tokenizer | None:
@@ -212,9 +210,7 @@ def dialogue_of(checkpoint: Path, config: RunConfig) -> Dialogue:
 # --- The other way --------------------------------------------------------------------------------
 
 
-def from_folder(
-    folder: Path, out: Path, dtype: Dtype | None, progress: Progress
-) -> ModelConfig:
+def from_folder(folder: Path, out: Path, dtype: Dtype | None, progress: Progress) -> ModelConfig:
     """Write a Hugging Face folder as the checkpoint `out`: weights, tokenizer, no optimizer.
 
     dtype: None keeps the folder's. Raises InputError, with nothing left behind, where the folder

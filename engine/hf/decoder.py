@@ -139,8 +139,9 @@ def _grouped(model: ModelConfig, ours: str, theirs: str) -> Iterator[tuple[str, 
     heads = Heads(model.num_attention_heads, groups, dim, model.padded_groups - groups)
     kinds = [("weight", hidden), ("bias", None)] if model.qkv_bias else [("weight", hidden)]
     for kind, columns in kinds:
-        parts = (f"{theirs}.{x}_proj.{kind}" for x in "qkv")
-        yield f"{ours}.linear_qkv.{kind}", heads.query_key_value(*parts, columns)
+        query, key, value = (f"{theirs}.{x}_proj.{kind}" for x in "qkv")
+        layout = heads.query_key_value(query, key, value, columns)
+        yield f"{ours}.linear_qkv.{kind}", layout
     if model.qk_norm:
         whole = model.qk_norm_over == "all"
         widths = (dim * heads.query_heads, dim * groups) if whole else (dim, dim)
@@ -152,26 +153,20 @@ def _grouped(model: ModelConfig, ours: str, theirs: str) -> Iterator[tuple[str, 
 def _latent(model: ModelConfig, ours: str, theirs: str) -> Iterator[tuple[str, Layout]]:
     mla, hidden, heads = model.mla, model.hidden_size, model.num_attention_heads
     assert mla is not None
-    head = mla.qk_nope_head_dim + mla.qk_rope_head_dim
-    if mla.q_lora_rank is None:
-        source = f"{theirs}.q_proj.weight"
-        yield f"{ours}.linear_q_proj.weight", plain(source, heads * head, hidden)
+    rank, latent = mla.q_lora_rank, mla.kv_lora_rank
+    query = heads * (mla.qk_nope_head_dim + mla.qk_rope_head_dim)
+    shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
+    if rank is None:
+        shapes["linear_q_proj"] = "q_proj", (query, hidden)
     else:
-        rank = mla.q_lora_rank
-        names = {
-            "linear_q_down_proj": ("q_a_proj", rank, hidden),
-            "linear_q_up_proj": ("q_b_proj", heads * head, rank),
-            "q_layernorm": ("q_a_layernorm", rank),
-        }
-        for name, (source, *shape) in names.items():
-            yield f"{ours}.{name}.weight", plain(f"{theirs}.{source}.weight", *shape)
-    rank = mla.kv_lora_rank
+        shapes["linear_q_down_proj"] = "q_a_proj", (rank, hidden)
+        shapes["linear_q_up_proj"] = "q_b_proj", (query, rank)
+        shapes["q_layernorm"] = "q_a_layernorm", (rank,)
     up = heads * (mla.qk_nope_head_dim + mla.v_head_dim)
-    names = {
-        "linear_kv_down_proj": ("kv_a_proj_with_mqa", rank + mla.qk_rope_head_dim, hidden),
-        "linear_kv_up_proj": ("kv_b_proj", up, rank),
-        "kv_layernorm": ("kv_a_layernorm", rank),
-        "linear_proj": ("o_proj", hidden, heads * mla.v_head_dim),
-    }
-    for name, (source, *shape) in names.items():
+    down = latent + mla.qk_rope_head_dim
+    shapes["linear_kv_down_proj"] = "kv_a_proj_with_mqa", (down, hidden)
+    shapes["linear_kv_up_proj"] = "kv_b_proj", (up, latent)
+    shapes["kv_layernorm"] = "kv_a_layernorm", (latent,)
+    shapes["linear_proj"] = "o_proj", (hidden, heads * mla.v_head_dim)
+    for name, (source, shape) in shapes.items():
         yield f"{ours}.{name}.weight", plain(f"{theirs}.{source}.weight", *shape)

@@ -111,7 +111,7 @@ def padded(source: str, rows: int, columns: int, padded_rows: int) -> Layout:
 
 @dataclass(frozen=True)
 class Heads:
-    """Grouped attention: `groups` of keys and values, of which the last `padding` are ours alone."""
+    """Grouped attention: `groups` of keys and values, and `padding` more that are ours alone."""
 
     query_heads: int  # theirs
     groups: int  # theirs

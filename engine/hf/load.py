@@ -24,9 +24,7 @@ from trivium.engine.mesh import Mesh
 from trivium.engine.schema import ModelConfig, RunConfig
 
 
-def load_weights(
-    folder: Path, chunks: Sequence[Any], mesh: Mesh, config: RunConfig
-) -> list[str]:
+def load_weights(folder: Path, chunks: Sequence[Any], mesh: Mesh, config: RunConfig) -> list[str]:
     """Fill `chunks` (unwrapped) from `folder`; gives our names of tensors that it does not hold.
 
     Those can only be MTP heads, which keep their initial weights. Collective. Raises AgreedError,

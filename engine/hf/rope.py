@@ -28,7 +28,7 @@ def read(
     percent = float(given.take("partial_rotary_factor", percent))
     kind = given.take("rope_type", None) or given.take("type", "default")
     given.ignore(("type",))
-    plain = {"theta": theta, "percent": percent}
+    plain: dict[str, Any] = {"theta": theta, "percent": percent}
     if kind == "default":
         made = RopeConfig(**plain)
     elif kind == "linear":

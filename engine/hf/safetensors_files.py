@@ -203,9 +203,7 @@ def _header(file: Path) -> Iterator[tuple[str, Entry]]:
 # --- Writing --------------------------------------------------------------------------------------
 
 
-def plan(
-    folder: Path, tensors: Mapping[str, tuple[str, Shape]], most: int
-) -> dict[str, Entry]:
+def plan(folder: Path, tensors: Mapping[str, tuple[str, Shape]], most: int) -> dict[str, Entry]:
     """Where every tensor will lie: files of at most `most` bytes, unless one tensor is larger."""
     groups: list[list[str]] = [[]]
     filled = 0
@@ -228,9 +226,7 @@ def plan(
     return placed
 
 
-def _table(
-    names: list[str], tensors: Mapping[str, tuple[str, Shape]]
-) -> dict[str, dict[str, Any]]:
+def _table(names: list[str], tensors: Mapping[str, tuple[str, Shape]]) -> dict[str, dict[str, Any]]:
     at = 0
     table: dict[str, dict[str, Any]] = {}
     for name in names:
@@ -288,15 +284,19 @@ class Writer:
         whole = values.dim() < 2 or values.shape[1] == entry.shape[1]
         step = max(1, _STEP // max(1, entry.row_bytes))
         for at in range(0, values.shape[0], step):
-            part = values[at : at + step].to(device="cpu", dtype=getattr(torch, DTYPES[entry.dtype][1])).contiguous()
+            part = (
+                values[at : at + step]
+                .to(device="cpu", dtype=getattr(torch, DTYPES[entry.dtype][1]))
+                .contiguous()
+            )
             data = part.view(torch.uint8).numpy().reshape(part.shape[0], -1)
             position = entry.start + (row + at) * entry.row_bytes
             if whole:
-                _put(descriptor, memoryview(data.reshape(-1)), position)
+                _put(descriptor, memoryview(data.reshape(-1).data), position)
                 continue
             for index, line in enumerate(data):
                 offset = index * entry.row_bytes + column * DTYPES[entry.dtype][0]
-                _put(descriptor, memoryview(line), position + offset)
+                _put(descriptor, memoryview(line.data), position + offset)
 
     def close(self) -> None:
         """Everything to the disk."""

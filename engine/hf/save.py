@@ -36,9 +36,17 @@ if TYPE_CHECKING:
 DTYPES = {"fp32": "F32", "bf16": "BF16", "fp16": "F16"}  # as headers name them
 # Files of a source folder that go along as they are: the tokenizer in all its forms, its template.
 CARRIED = (
-    "tokenizer.json tokenizer.model tokenizer_config.json special_tokens_map.json vocab.json "
-    "merges.txt added_tokens.json chat_template.jinja chat_template.json generation_config.json"
-).split()
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from megatron.core.dist_checkpointing.mapping import (
 from trivium.engine.hf.stacks import unstacked
 from trivium.engine.mesh import Mesh
 
+
 @dataclass(frozen=True)
 class Share:
     """Rows and columns of a tensor that a rank holds. data is the parameter's own memory.

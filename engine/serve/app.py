@@ -1,4 +1,4 @@
-"""The HTTP side: routes, limits, streams. Knows a `Worker` and a tokenizer, and nothing of models."""
+"""The HTTP side: routes, limits, streams. Knows a `Worker` and a tokenizer, nothing of models."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from trivium.engine.serve.protocol import (
 )
 from trivium.engine.serve.worker import Worker
 
+_DISCARDED = 32 << 20  # bytes of a body that is too large which are read before it is refused
 _PAGE = Path(__file__).parent / "page"
 _SECURITY = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -130,7 +131,9 @@ class _Routes:
         """200 while requests are served."""
         failed = self.served.worker.failure is not None
         status = "failed" if failed else "ok"
-        return JSONResponse({"status": status, "requests": self.served.worker.load}, 503 if failed else 200)
+        return JSONResponse(
+            {"status": status, "requests": self.served.worker.load}, 503 if failed else 200
+        )
 
     async def models(self, request: Request) -> Any:
         """The one there is."""
@@ -228,15 +231,16 @@ class _Routes:
         """The JSON of a request, bounded in size and depth."""
         self._authorize(request)
         most = int(self.served.config.max_body_mb * 1e6)
-        large = Problem(413, f"the body is larger than {most:,} bytes")
-        length = request.headers.get("content-length", "0")
-        if length.isdigit() and int(length) > most:
-            raise large
         body = bytearray()
+        size = 0
         async for part in request.stream():
-            body += part
-            if len(body) > most:
-                raise large
+            size += len(part)
+            if size <= most:
+                body += part
+            elif size > most + _DISCARDED:
+                break
+        if size > most:  # read to its end where that is near: a client that still sends sees a reset
+            raise Problem(413, f"the body is larger than {most:,} bytes")
         try:
             return orjson.loads(bytes(body))
         except ValueError as error:
@@ -282,9 +286,7 @@ class _Routes:
             raise Problem(429, "too many requests are waiting; try again", None, "queue_full")
         requests = []
         for ids in prompts:
-            limit = asked.limit() or min(
-                served.config.max_tokens, served.max_length - len(ids)
-            )
+            limit = asked.limit() or min(served.config.max_tokens, served.max_length - len(ids))
             if limit < 1 or len(ids) + limit > served.max_length:
                 raise Problem(
                     400,
@@ -393,7 +395,9 @@ class _Routes:
     ) -> AsyncIterator[dict[str, Any]]:
         kind, name = "chat.completion.chunk", self.served.name
 
-        def chunk(index: int, delta: dict[str, Any], reason: Any = None, logprobs: Any = None) -> Any:
+        def chunk(
+            index: int, delta: dict[str, Any], reason: Any = None, logprobs: Any = None
+        ) -> Any:
             choice = {"index": index, "delta": delta, "logprobs": logprobs}
             return envelope(kind, id, name, [choice | {"finish_reason": reason}])
 

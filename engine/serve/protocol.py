@@ -1,7 +1,7 @@
 """OpenAI's requests and answers: what is taken, what is refused, and the shapes that go back.
 
 Fields that change nothing here (`user`, `metadata`) are taken and left alone; fields that would
-change the answer and are not supported are refused by name, so that nobody believes they were heeded.
+change the answer and are not supported are refused by name, so that nobody thinks they were heeded.
 """
 
 from __future__ import annotations

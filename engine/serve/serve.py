@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def main(config: ServeConfig) -> int:
-    """Serve until SIGINT or SIGTERM; gives the exit status. Expects torchrun's environment, or none.
+    """Serve until SIGINT or SIGTERM; gives the exit status. In torchrun's environment, or none.
 
     Raises InputError for what the user can put right.
     """
@@ -115,6 +115,9 @@ def _listen(config: ServeConfig, opened: Opened, generator: Any) -> None:
             limit_concurrency=4 * (config.max_requests + config.queue),
         )
     )
+    # uvicorn raises the signal again once it has stopped; there is still something to finish then
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
     worker.start()
     threading.Thread(target=_announce, args=(server, name), daemon=True).start()
     try:

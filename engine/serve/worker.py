@@ -1,8 +1,8 @@
 """One thread that writes: requests come from the event loop by a queue, news go back to it.
 
-Everything torch happens here: gradients off is a property of a thread, and so are collectives. While
-nothing is asked, other ranks wait in a step; one is made now and then, so that their wait never runs
-into the limit of a collective.
+All of torch happens here: gradients off is a property of a thread, and so are collectives. While
+nothing is asked, other ranks wait in a step; one is made now and then, so that their wait never
+runs into the limit of a collective.
 """
 
 from __future__ import annotations

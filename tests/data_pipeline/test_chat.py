@@ -14,15 +14,18 @@ from trivium.data_pipeline.tokenizer import JsonTokenizer
 # in the manner of the templates that models come with
 LISTS = """{{ bos_token }}{% for message in messages %}
 {% if message['role'] == 'system' %}<|im_start|>{{ message['content'] | trim }}<|im_end|>
-{% elif message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}{% endgeneration %}{{ eos_token }}
+{% elif message['role'] == 'assistant' %}
+{% generation %}{{ message['content'] }}{% endgeneration %}{{ eos_token }}
 {% else %}[{{ loop.index0 }}]{{ message['content'] }}
 {% endif %}
 {% if loop.index > 40 %}{% break %}{% endif %}
 {% endfor %}
 {% if tools %}{{ tools | tojson }}{% endif %}
 {% if add_generation_prompt %}<|im_start|>{% endif %}"""
-ROLES = """{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
-{{ raise_exception('roles must alternate') }}{% endif %}{{ message['role'] ~ ': ' ~ message['content'] }}
+ROLES = """{% for message in messages %}
+{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+{{ raise_exception('roles must alternate') }}{% endif %}
+{{ message['role'] ~ ': ' ~ message['content'] }}
 {% endfor %}"""
 DIALOGUE = [
     {"role": "system", "content": " Be brief. "},
