@@ -117,6 +117,7 @@ class BdistWheel(bdist_wheel):
 TRANSFORMERS = ["transformers>=4.56", "safetensors>=0.4"]
 TENSORBOARD = ["tensorboard>=2.15"]
 RAY = ["ray>=2.30"]
+SERVE = ["fastapi>=0.110", "uvicorn>=0.29"]
 
 EXTRAS = {
     # reading, cleaning and near-duplicate removal
@@ -137,8 +138,8 @@ EXTRAS = {
     # places metrics can go to, next to metrics.jsonl
     "track": [*TENSORBOARD, "wandb>=0.18"],
     # an HTTP endpoint in front of the sampler
-    "serve": ["fastapi>=0.110", "uvicorn>=0.29"],
-    # benchmark harness over the served model
+    "serve": SERVE,
+    # lm-evaluation-harness on the parallel model
     "eval": ["lm-eval>=0.4.5"],
     # tasks and rollout workers on other machines
     "ray": RAY,
@@ -147,8 +148,10 @@ EXTRAS = {
     # the other engines and libraries that tests and benchmarks measure against
     "parity": [
         *TRANSFORMERS,
+        *SERVE,
         "accelerate>=1.1",
         "langdetect>=1.0.9",
+        "openai>=1.40",
         "rensa>=0.5",
         "lxml-html-clean>=0.4",  # trafilatura asks for it by a name that older pips do not resolve
         "trafilatura>=2.0",
@@ -181,11 +184,13 @@ setup(
         "trivium.data_pipeline": ["presets/*.yaml"],
         "trivium.data_pipeline.report": ["report.css", "report.js"],
         "trivium.engine": ["report.css", "report.js"],
+        "trivium.engine.serve": ["page/*"],
         "trivium.kernels": ["csrc/*"],
     },
     install_requires=[
         "torch>=2.6",
         "megatron-core>=0.16,<0.20",
+        "jinja2>=3.1",
         "matplotlib>=3.8",
         "numpy>=1.26",
         "orjson>=3.9",

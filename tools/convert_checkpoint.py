@@ -12,6 +12,7 @@ folder itself (`model.from_hf=FOLDER`) and write one at its end (`export.hf=true
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ def main() -> int:
     for name in ("hf", "checkpoint", "out"):
         if getattr(asked, name, None) == "":
             raise InputError(f"{name}: is missing; see --help for the form of the command")
+    warnings.filterwarnings("ignore", module=r"torch\b")  # of its own deprecations
     from trivium.engine.hf import checkpoints
     from trivium.engine.parameters import count
 

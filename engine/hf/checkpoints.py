@@ -200,7 +200,7 @@ def tokenizer_of(checkpoint: Path, config: RunConfig) -> Tokenizer | None:
 
 def dialogue_of(checkpoint: Path, config: RunConfig) -> Dialogue:
     """How the model wants to be talked to, as the checkpoint or its run's tokenizer says."""
-    if hf_folder.has_tokenizer(checkpoint):
+    if (checkpoint / hf_folder.GENERATION).is_file():
         return hf_folder.dialogue(checkpoint)
     tokenizer = tokenizer_of(checkpoint, config)
     stops = frozenset() if tokenizer is None else frozenset({tokenizer.eod_id})
@@ -342,7 +342,7 @@ def _describe(folder: Path, partial: Path, out: Path, model: ModelConfig, dtype:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, partial / name)
     # what generation_config.json leaves to config.json
-    if not (partial / hf_folder.GENERATION).is_file() and hf_folder.has_tokenizer(folder):
+    if not (partial / hf_folder.GENERATION).is_file():
         found = hf_folder.dialogue(folder)
         ids = {"bos_token_id": found.bos_id, "eos_token_id": sorted(found.stop_ids)}
         (partial / hf_folder.GENERATION).write_text(json.dumps(ids))

@@ -100,14 +100,18 @@ def dialogue(folder: Path) -> Dialogue:
     for found in (generation.get("eos_token_id"), model.get("eos_token_id")):
         if found is not None and not stops:
             stops = {int(one) for one in (found if isinstance(found, list) else [found])}
-    tokenizer = load_tokenizer(folder)
-    stops.add(tokenizer.eod_id)
     begin = words.get("bos_token")
     begin = begin.get("content") if isinstance(begin, dict) else begin
-    bos = tokenizer.token_id(begin) if isinstance(begin, str) else None
+    bos = model.get("bos_token_id") or generation.get("bos_token_id")
+    begins: tuple[int, ...] = ()
+    if has_tokenizer(folder):
+        tokenizer = load_tokenizer(folder)
+        stops.add(tokenizer.eod_id)
+        begins = tuple(tokenizer.begins_with())
+        bos = tokenizer.token_id(begin) if isinstance(begin, str) else bos
     return Dialogue(
         bos_id=bos,
-        begin_ids=tuple(tokenizer.begins_with()),
+        begin_ids=begins,
         stop_ids=frozenset(stops),
         chat_template=chat_template(folder),
         named_tokens=named_tokens(words),

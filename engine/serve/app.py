@@ -239,7 +239,9 @@ class _Routes:
                 body += part
             elif size > most + _DISCARDED:
                 break
-        if size > most:  # read to its end where that is near: a client that still sends sees a reset
+        if (
+            size > most
+        ):  # read to its end where that is near: a client that still sends sees a reset
             raise Problem(413, f"the body is larger than {most:,} bytes")
         try:
             return orjson.loads(bytes(body))

@@ -56,6 +56,7 @@ def sizes(
         "norm_epsilon": float(fields.take("rms_norm_eps", epsilon)),
         "tie_embeddings": bool(fields.take("tie_word_embeddings", False)),
         "attention_dropout": float(fields.take("attention_dropout", 0.0)),
+        "init_std": float(fields.take("initializer_range", 0.02)),
         "rope": rope.read(fields, position, theta, percent),
     }
 

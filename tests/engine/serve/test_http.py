@@ -88,7 +88,9 @@ class Server:
         return int(head.split()[1]), body
 
     def post(self, body, path="/v1/chat/completions"):
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}"
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}"
+        )
         return self.raw(f"{head}\r\nContent-Type: application/json\r\n\r\n".encode() + body)
 
     def stop(self):
@@ -227,7 +229,9 @@ def test_control_tokens_in_a_message_are_text(server):
 
 def test_the_server_lives_on(server):
     with socket.create_connection(("127.0.0.1", server.port)) as half:  # and never says the rest
-        half.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        half.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
+        )
         assert server.raw(b"NONSENSE\r\n\r\n")[0] == 400
         assert server.raw(b"GET /nothing HTTP/1.0\r\n\r\n")[0] == 404
         assert server.raw(b"DELETE /v1/models HTTP/1.0\r\n\r\n")[0] == 405
