@@ -29,6 +29,7 @@ from trivium.engine.model.capped_attention import capped_attention, capped_score
 from trivium.engine.model.context_parallel import AllToAllAttention, RingAttention
 from trivium.engine.model.variations import variations
 
+_SHORT = 512  # tokens
 # fastest first
 _PRIORITY = [
     SDPBackend.CUDNN_ATTENTION,
@@ -196,7 +197,9 @@ class CoreAttention(torch.nn.Module):
                 q, k, v = (x.transpose(1, 2) for x in (q_BNSD, k_BGTD, v_BGTD))
                 return flash_attention.attend(q, k, v, self.scale, self.window).transpose(1, 2)
             return self._windowed(q_BNSD, k_BGTD, v_BGTD, self.window)
-        if S == T > 1 and not q_BNSD.is_cuda and not (self.training and self.dropout):
+        # blocks of our own pay where there is a backward, or many of them
+        blocks = torch.is_grad_enabled() or S > _SHORT
+        if S == T > 1 and blocks and not q_BNSD.is_cuda and not (self.training and self.dropout):
             return causal_attention(q_BNSD, k_BGTD, v_BGTD, self.scale)
         if S == T:
             return self._sdpa(q_BNSD, k_BGTD, v_BGTD, causal=S > 1)
