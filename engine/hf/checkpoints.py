@@ -54,7 +54,7 @@ from trivium.engine.units import format_bytes
 # told of bytes done, of all, as a conversion goes on
 Progress = Callable[[int, int], None]
 _TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_CHUNK = 256 << 20  # bytes of a chunk of a checkpoint that is written, at most
+_CHUNK = 32 << 20  # bytes of a chunk of a checkpoint that is written, at most
 
 
 def to_folder(
