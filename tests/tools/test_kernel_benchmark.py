@@ -16,6 +16,7 @@ from trivium.data_pipeline.errors import InputError
 PART = "tests.tools.kernel_part"
 
 
+@pytest.mark.slow
 def test_a_fault_a_refusal_and_a_hang_are_lines_and_the_rest_is_measured(tmp_path, capfd):
     out = tmp_path / "kernels.json"
     given = ["kernels", f"parts=[{PART}]", "tiny=true", "patience=4", f"out={out}"]
@@ -88,7 +89,7 @@ def test_ratios_are_taken_round_by_round():
 @pytest.mark.parametrize(
     "peers",
     [
-        ["engine", "megatron"],
+        pytest.param(["engine", "megatron"], marks=pytest.mark.slow),
         pytest.param(["engine", "megatron_attention"], marks=pytest.mark.slow),
     ],
 )

@@ -80,12 +80,19 @@ LAYOUTS = {
     "qwen3 yarn": [{}],
     "mistral": [{}, {"pp": 2, "vpp": 2}],
 }
+SLOW = {
+    ("llama", str({"tp": 2, "pp": 2})),
+    ("gemma3", str({})),
+    ("deepseek-v3", str({"tp": 2})),
+    ("mixtral", str({"pp": 2})),
+    ("mistral", str({})),
+}
 CASES = [
     pytest.param(
         name,
         parallel,
         id=f"{name}-{parallel}",
-        marks=[pytest.mark.slow] if len(parallel) == 2 and name == "llama" else [],
+        marks=[pytest.mark.slow] if (name, str(parallel)) in SLOW else [],
     )
     for name, found in LAYOUTS.items()
     for parallel in found

@@ -61,15 +61,24 @@ def there_and_back(folder, out, parallel):
     return float((logits - expected).abs().max()), float(expected.abs().max())
 
 
+# in the fast tests: every family as it is cut both ways at once, and the first of all layouts
+WHOLE = ("llama", "deepseek-v3")
 CASES = [
-    (name, layout)
+    pytest.param(
+        name,
+        layout,
+        id=f"{name}-{layout}",
+        marks=[]
+        if name in WHOLE or layout == ("tp2" if name in SOME else "tp2 pp2")
+        else [pytest.mark.slow],
+    )
     for name in MODELS
     for layout in LAYOUTS
     if (layout != "ep2" or name in EXPERTS) and (name not in SOME or layout in ("one rank", "tp2"))
 ]
 
 
-@pytest.mark.parametrize(("name", "layout"), CASES, ids=[f"{n}-{l}" for n, l in CASES])
+@pytest.mark.parametrize(("name", "layout"), CASES)
 def test_logits_and_the_folder_back(folders, tmp_path, name, layout):
     from safetensors.torch import load_file
 
