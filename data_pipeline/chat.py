@@ -54,7 +54,12 @@ class ChatTemplate:
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
         class Sandbox(ImmutableSandboxedEnvironment):
-            """Jinja's sandbox with a bound on ranges."""
+            """Jinja's sandbox, in which products stay small."""
+
+            intercepted_binops = frozenset(("*", "**"))
+
+            def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+                return _bounded_product(operator, left, right)
 
         environment = Sandbox(
             trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _generation()]
@@ -115,11 +120,10 @@ class ChatTemplate:
         and put together again as ordinary text.
         """
         control = control_tokens(tokenizer)
-        mark = _mark(messages)
-        guarded = [_guarded(message, control, mark) for message in messages]
-        text = self.render(
-            guarded, add_generation_prompt=add_generation_prompt, tools=tools, **more
-        )
+        said: Any = {"messages": list(messages), "tools": tools, **more}
+        mark = _mark(said)
+        guarded = _guarded(said, control, mark)
+        text = self.render(**guarded, add_generation_prompt=add_generation_prompt)
         return encode_text(tokenizer, text, control, mark)
 
 
@@ -166,12 +170,15 @@ def named_tokens(config: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _mark(messages: Sequence[Message]) -> str:
-    """Characters that stand in no message: drawn anew until they do not."""
-    said = json.dumps([dict(message) for message in messages], ensure_ascii=False, default=str)
+def _mark(said: Any) -> str:
+    """Letters that stand in nothing that is said: drawn anew until they do not.
+
+    Letters, which no filter of a template escapes.
+    """
+    whole = json.dumps(said, ensure_ascii=False, default=str)
     while True:
-        mark = f"\ue000{secrets.token_hex(4)}\ue001"
-        if mark not in said:
+        mark = f"mark{secrets.token_hex(8)}"
+        if mark not in whole:
             return mark
 
 
@@ -183,7 +190,9 @@ def _guarded(value: Any, control: Mapping[str, int], mark: str) -> Any:
                 value = value.replace(token, token[0] + mark + token[1:])
         return value
     if isinstance(value, Mapping):
-        return {key: _guarded(one, control, mark) for key, one in value.items()}
+        return {
+            _guarded(key, control, mark): _guarded(one, control, mark) for key, one in value.items()
+        }
     if isinstance(value, (list, tuple)):
         return [_guarded(one, control, mark) for one in value]
     return value
@@ -208,6 +217,20 @@ def _bounded_range(*limits: int) -> range:
     if len(made) > _RANGE:
         raise ValueError(f"a range of {len(made):,}; at most {_RANGE:,}")
     return made
+
+
+def _bounded_product(operator: str, left: Any, right: Any) -> Any:
+    """A product or power that fits into a template's limits; ValueError for others."""
+    sizes = [len(side) if hasattr(side, "__len__") else abs(side) for side in (left, right)]
+    if operator == "**" and (sizes[0] > _MOST or sizes[1] > 64):
+        raise ValueError("a power that is too large")
+    if operator == "*" and sizes[0] * sizes[1] > _MOST and any(map(_is_sized, (left, right))):
+        raise ValueError("a product that is too large")
+    return left**right if operator == "**" else left * right
+
+
+def _is_sized(side: Any) -> bool:
+    return hasattr(side, "__len__")
 
 
 def _generation() -> Any:

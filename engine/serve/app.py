@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anyio
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
@@ -35,6 +36,7 @@ from trivium.engine.serve.protocol import (
 from trivium.engine.serve.worker import Worker
 
 _DISCARDED = 32 << 20  # bytes of a body that is too large which are read before it is refused
+_BODY_SECONDS = 30.0
 _PAGE = Path(__file__).parent / "page"
 _SECURITY = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -125,7 +127,6 @@ class _Routes:
     def __init__(self, served: Served) -> None:
         self.served = served
         self.pieces = Pieces(served.tokenizer.decode)
-        self.draining = False
 
     async def health(self) -> Response:
         """200 while requests are served."""
@@ -233,12 +234,16 @@ class _Routes:
         most = int(self.served.config.max_body_mb * 1e6)
         body = bytearray()
         size = 0
-        async for part in request.stream():
-            size += len(part)
-            if size <= most:
-                body += part
-            elif size > most + _DISCARDED:
-                break
+        try:
+            with anyio.fail_after(_BODY_SECONDS):
+                async for part in request.stream():
+                    size += len(part)
+                    if size <= most:
+                        body += part
+                    elif size > most + _DISCARDED:
+                        break
+        except TimeoutError as error:
+            raise Problem(408, f"the body did not come within {_BODY_SECONDS:g} s") from error
         if (
             size > most
         ):  # read to its end where that is near: a client that still sends sees a reset
@@ -284,8 +289,6 @@ class _Routes:
         count = len(prompts) * asked.n
         if asked.n > served.config.max_choices:
             raise Problem(400, f"n: at most {served.config.max_choices}", "n")
-        if worker.full(count):
-            raise Problem(429, "too many requests are waiting; try again", None, "queue_full")
         requests = []
         for ids in prompts:
             limit = asked.limit() or min(served.config.max_tokens, served.max_length - len(ids))
@@ -310,6 +313,8 @@ class _Routes:
                         top_logprobs=tops,
                     )
                 )
+        if not worker.reserve(count):
+            raise Problem(429, "too many requests are waiting; try again", None, "queue_full")
         return await self._all(requests)
 
     async def _all(self, requests: Sequence[wanted.Request]) -> list[_Answering]:
@@ -319,9 +324,12 @@ class _Routes:
             for request in requests:
                 number, queue = await worker.submit(request)
                 choices.append(_Answering(len(choices), number, queue))
-        except InputError as error:
+        except BaseException as error:
+            worker.give_back(len(requests) - len(choices))
             self._give_up(choices)
-            raise Problem(400, str(error), "prompt") from error
+            if isinstance(error, InputError):
+                raise Problem(400, str(error), "prompt") from error
+            raise
         return choices
 
     def _give_up(self, choices: Sequence[_Answering]) -> None:

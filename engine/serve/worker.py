@@ -35,6 +35,7 @@ class Worker:
         self._asked: list[Callable[[], None]] = []
         self._queues: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Queue[Any]]] = {}
         self._count = 0
+        self._counting = threading.Lock()  # both threads count
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="generator", daemon=True)
 
@@ -47,12 +48,21 @@ class Worker:
         """Requests under way or waiting."""
         return self._count
 
-    def full(self, more: int) -> bool:
-        """Would `more` be too many?"""
-        return self._count + more > self.limit
+    def reserve(self, more: int) -> bool:
+        """Take so many places, which requests give back as they end; False if too many."""
+        with self._counting:
+            if self._count + more > self.limit:
+                return False
+            self._count += more
+            return True
+
+    def give_back(self, places: int = 1) -> None:
+        """Places that no request took, or that one has left."""
+        with self._counting:
+            self._count = max(0, self._count - places)
 
     async def submit(self, request: Request) -> tuple[int, asyncio.Queue[Any]]:
-        """Queue a request; gives its number and where its events will come.
+        """Queue a request that has its place; gives its number and where its events will come.
 
         The last event has a `finish`; an exception there says that the generator is gone. Raises
         InputError for a request that cannot be served.
@@ -60,13 +70,11 @@ class Worker:
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[Any] = asyncio.Queue()
         done: asyncio.Future[int] = loop.create_future()
-        self._count += 1
 
         def ask() -> None:
             try:
                 number = self.generator.submit(request)
             except InputError as error:
-                self._count -= 1
                 loop.call_soon_threadsafe(_settle, done, error)
                 return
             self._queues[number] = loop, queue
@@ -133,7 +141,7 @@ class Worker:
         loop, queue = found
         if event.finish is not None:
             del self._queues[event.request]
-            self._count -= 1
+            self.give_back()
         with suppress(RuntimeError):  # the loop has ended: nobody listens
             loop.call_soon_threadsafe(queue.put_nowait, event)
 

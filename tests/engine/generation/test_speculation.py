@@ -101,11 +101,21 @@ def greedy(parallel, heads, depth):
 
 @pytest.mark.parametrize(
     ("parallel", "heads", "depth"),
-    [({}, 1, 1), ({}, 2, 2), ({}, 2, 4), ({}, 1, 3), ({"tp": 2}, 2, 2), ({"pp": 2}, 2, 3)],
+    [
+        ({}, 1, 1),
+        ({}, 2, 2),
+        ({}, 2, 4),
+        ({}, 1, 3),
+        ({"tp": 2}, 2, 2),
+        ({"pp": 2}, 2, 3),
+        (None, 2, 2),
+    ],
     ids=str,
 )
 def test_greedy_text_is_the_same(parallel, heads, depth):
-    world = parallel.get("tp", 1) * parallel.get("pp", 1)
+    """parallel None: two replicas."""
+    world = 2 if parallel is None else parallel.get("tp", 1) * parallel.get("pp", 1)
+    parallel = parallel or {}
     results = run_distributed(greedy, world, parallel, heads, depth)
     for same, close, _, _ in results:
         assert same
