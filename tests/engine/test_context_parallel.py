@@ -86,7 +86,7 @@ def attention(cp_comm_type, group, window):
     from trivium.engine.model.attention import CoreAttention
 
     size = None if window is None else (window - 1, 0)
-    config = SimpleNamespace(attention_dropout=0.0, window_size=size)
+    config = SimpleNamespace(softmax_scale=None, attention_dropout=0.0, window_size=size)
     groups = None if group is None else SimpleNamespace(cp=group)
     return CoreAttention(config, 1, None, "self", cp_comm_type=cp_comm_type, pg_collection=groups)
 
