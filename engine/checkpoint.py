@@ -161,20 +161,15 @@ class Checkpointer:
         if self.mesh.rank == 0:
             (folder / "config.yaml").write_text(dump_yaml(self.config))
             files["config.yaml"] = checkpoint_folder.describe(folder / "config.yaml")
-            manifest = {
-                "format": checkpoint_folder.FORMAT,
-                "state": dataclasses.asdict(state),
-                "step": state.step,
-                "tokens": state.tokens,
-                "data_cursor": state.sequences,
-                "data_fingerprint": self.data_fingerprint,
-                "config_fingerprint": training_fingerprint(self.config),
-                "layout": _layout_name(self.mesh),
-                "grad_scaler": self._scaler_state(),
-                "versions": checkpoint_folder.versions(),
-                "files": files,
-            }
-            (folder / checkpoint_folder.MANIFEST).write_text(json.dumps(manifest, indent=1))
+            checkpoint_folder.write_manifest(
+                folder,
+                state,
+                files,
+                data_fingerprint=self.data_fingerprint,
+                config_fingerprint=training_fingerprint(self.config),
+                layout=_layout_name(self.mesh),
+                grad_scaler=self._scaler_state(),
+            )
             for path in folder.iterdir():
                 sync_path(path)
             sync_path(folder)
@@ -200,19 +195,18 @@ class Checkpointer:
         """
         manifest = everywhere(partial(checkpoint_folder.read, path))
         everywhere(partial(self._check_model, path))
-        whole = not weights_only and not manifest.get("weights_only")
-        if whole and manifest["data_fingerprint"] != self.data_fingerprint:
+        if manifest.get("weights_only") and not weights_only:
+            raise AgreedError(
+                f"checkpoint {path}: holds weights only, no optimizer; set "
+                "checkpoint.load_optimizer=false to start from them"
+            )
+        if not weights_only and manifest["data_fingerprint"] != self.data_fingerprint:
             raise AgreedError(
                 f"checkpoint {path}: was trained on other data or another tokenizer "
                 f"(fingerprint {manifest['data_fingerprint'][:12]}, "
                 f"this run's is {self.data_fingerprint[:12]}); "
                 "restore data.*, or give checkpoint.load with checkpoint.load_optimizer=false and "
                 "another run.dir to start from its weights"
-            )
-        if manifest.get("weights_only") and not weights_only:
-            raise AgreedError(
-                f"checkpoint {path}: holds weights only, no optimizer; set "
-                "checkpoint.load_optimizer=false to start from them"
             )
         if weights_only:
             load_weights(path, [chunk.module for chunk in self.chunks], self.mesh)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch.distributed as dist
 
 from trivium.data_pipeline.errors import InputError
 from trivium.data_pipeline.files import sha256_of
+from trivium.engine.state import TrainState
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -91,6 +93,23 @@ def checksums(folder: Path) -> dict[str, dict[str, Any]]:
     gathered: list[dict[str, Any]] = [{} for _ in range(world)]
     dist.all_gather_object(gathered, mine)
     return {name: entry for share in gathered for name, entry in share.items()}
+
+
+def write_manifest(
+    folder: Path, state: TrainState, files: dict[str, dict[str, Any]], **more: Any
+) -> None:
+    """Write the manifest of a checkpoint of `files`; more: what a resumed run looks at."""
+    manifest = {
+        "format": FORMAT,
+        "state": asdict(state),
+        "step": state.step,
+        "tokens": state.tokens,
+        "data_cursor": state.sequences,
+        **more,
+        "versions": versions(),
+        "files": files,
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
 
 
 def describe(path: Path) -> dict[str, Any]:

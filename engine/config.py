@@ -88,7 +88,7 @@ FREE_OF_FOLDER_MOE = ("aux_loss_weight", "bias_update_rate", "z_loss_weight", "d
 
 
 def adopt_folder(config: RunConfig) -> RunConfig:
-    """The run with the model of `model.from_hf`, and its tokenizer where none is named.
+    """The run with the model of `model.from_hf`, its family, and its tokenizer if none is named.
 
     Raises InputError for a folder that cannot be read, and for a field of the model that is set to
     something else than the folder says.
@@ -98,7 +98,7 @@ def adopt_folder(config: RunConfig) -> RunConfig:
         return config
     from pathlib import Path
 
-    from trivium.engine.hf.folder import is_folder, model_config
+    from trivium.engine.hf.folder import family_of, is_folder, model_config
 
     folder = Path(given.from_hf)
     if not is_folder(folder):
@@ -126,7 +126,10 @@ def adopt_folder(config: RunConfig) -> RunConfig:
     data = config.data
     if data.tokenizer == DataConfig().tokenizer:
         data = replace(data, tokenizer=given.from_hf)
-    return replace(config, model=replace(theirs, **changes), data=data)
+    # other families may be able to say what the model is as well
+    family = config.export.family or family_of(folder).model_type
+    export = replace(config.export, family=family)
+    return replace(config, model=replace(theirs, **changes), data=data, export=export)
 
 
 def _not_the_folders(key: str, folder: str) -> InputError:

@@ -6,6 +6,7 @@ A run names a corpus to prepare or shards that exist; both end as a tokenizer an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from trivium.data_pipeline.manifest import require_tokenizer
 from trivium.data_pipeline.prepare import Manifest, prepare_corpus
@@ -14,6 +15,7 @@ from trivium.data_pipeline.recipe import Recipe, Source
 from trivium.data_pipeline.samples import PackedSamples, resolve_blend
 from trivium.data_pipeline.tokenizer import Tokenizer, load_tokenizer
 from trivium.engine.agreement import everywhere, on_first
+from trivium.engine.hf.folder import has_tokenizer
 from trivium.engine.schema import DataConfig, RunConfig
 
 
@@ -42,6 +44,15 @@ def recipe_of(data: DataConfig) -> Recipe:
         tokenizer=data.tokenizer,
         vocab_size=data.vocab_size,
     )
+
+
+def tokenizer_of(data: DataConfig, checkpoint: Path | None = None) -> Tokenizer:
+    """The tokenizer of a run that has been prepared: its checkpoint's own, or where its data is."""
+    if checkpoint is not None and has_tokenizer(checkpoint):
+        return load_tokenizer(checkpoint)
+    if data.corpus is not None and data.dir is not None:
+        return Manifest.load(data.dir).tokenizer()
+    return load_tokenizer(data.tokenizer)
 
 
 def _prepare(data: DataConfig) -> None:

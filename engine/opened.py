@@ -15,12 +15,12 @@ import torch.distributed as dist
 
 from trivium.data_pipeline.config_tree import load
 from trivium.data_pipeline.errors import InputError
-from trivium.data_pipeline.manifest import Manifest
-from trivium.data_pipeline.tokenizer import Tokenizer, load_tokenizer
+from trivium.data_pipeline.tokenizer import Tokenizer
 from trivium.engine import checkpoint_folder, hf
 from trivium.engine.agreement import everywhere, on_first
 from trivium.engine.checkpoint import load_weights
 from trivium.engine.config import fill
+from trivium.engine.corpus import tokenizer_of
 from trivium.engine.dialogue import Dialogue
 from trivium.engine.hf import load as hf_load
 from trivium.engine.layout import ParallelLayout, check_layout
@@ -94,7 +94,7 @@ def _configuration(found: Path, parallel: ParallelConfig, dtype: Dtype | None) -
         )
     if hf.is_folder(found):
         model, own = hf.model_config(found), hf.dtype(found)
-        data = DataConfig(corpus=(str(found),), sequence_length=32)
+        data = DataConfig(tokenizer=str(found), sequence_length=32)
         config = RunConfig(model=model, data=data)
     else:
         checkpoint_folder.read(found)  # refuses a damaged one
@@ -113,14 +113,7 @@ def _configuration(found: Path, parallel: ParallelConfig, dtype: Dtype | None) -
 
 def _speech(found: Path, config: RunConfig) -> tuple[Tokenizer, Dialogue]:
     """The tokenizer of what was found, and its ids and template."""
-    if hf.is_folder(found):
-        return load_tokenizer(found), hf.dialogue(found)
-    if hf.has_tokenizer(found):  # a checkpoint made of a Hugging Face folder brings it along
-        return load_tokenizer(found), hf.dialogue(found)
-    data = config.data
-    if data.corpus is not None:
-        assert data.dir is not None
-        tokenizer = Manifest.load(data.dir).tokenizer()
-    else:
-        tokenizer = load_tokenizer(data.tokenizer)
+    tokenizer = tokenizer_of(config.data, found)
+    if hf.has_tokenizer(found):  # as a checkpoint made of a Hugging Face folder has it too
+        return tokenizer, hf.dialogue(found)
     return tokenizer, Dialogue(stop_ids=frozenset({tokenizer.eod_id}))

@@ -56,7 +56,8 @@ def main() -> int:
     for name in ("hf", "checkpoint", "out"):
         if getattr(asked, name, None) == "":
             raise InputError(f"{name}: is missing; see --help for the form of the command")
-    warnings.filterwarnings("ignore", module=r"torch\b")  # of its own deprecations
+    # torch says that it saves from one process, which is what is meant
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled")
     from trivium.engine.hf import checkpoints
     from trivium.engine.parameters import count
 

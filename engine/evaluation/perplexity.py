@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from trivium.engine.evaluation.scoring import Text, score
@@ -78,8 +78,3 @@ def perplexity(
         bytes=len(text.encode()),
         words=len(text.split()),
     )
-
-
-def of_texts(opened: Opened, texts: Sequence[str], **how: int) -> list[Perplexity]:
-    """Of several, each by itself. Collective."""
-    return [perplexity(opened, text, **how) for text in texts]  # type: ignore[arg-type]

@@ -37,19 +37,27 @@ from torch.distributed.checkpoint.planner import (
 from trivium.data_pipeline.config_tree import dump_yaml, load
 from trivium.data_pipeline.errors import InputError
 from trivium.data_pipeline.files import sync_path
-from trivium.data_pipeline.tokenizer import Tokenizer, load_tokenizer
+from trivium.data_pipeline.tokenizer import Tokenizer
 from trivium.engine import checkpoint_folder
+from trivium.engine.corpus import tokenizer_of
 from trivium.engine.dialogue import Dialogue
 from trivium.engine.hf import folder as hf_folder
 from trivium.engine.hf import save
 from trivium.engine.hf.complete import check
 from trivium.engine.hf.decoder import tensors
 from trivium.engine.hf.layout import Layout, Tensors
+from trivium.engine.hf.read_rows import fill
 from trivium.engine.hf.safetensors_files import Folder, Writer
 from trivium.engine.hf.stacks import stacked, unstacked
-from trivium.engine.schema import DataConfig, Dtype, ModelConfig, RunConfig, TrainConfig
+from trivium.engine.schema import (
+    DataConfig,
+    Dtype,
+    ExportConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+)
 from trivium.engine.state import TrainState
-from trivium.engine.units import format_bytes
 
 # told of bytes done, of all, as a conversion goes on
 Progress = Callable[[int, int], None]
@@ -74,18 +82,18 @@ def to_folder(
     checkpoint_folder.read(checkpoint)
     config = load(RunConfig, checkpoint / "config.yaml")
     model = save.exported(config.model, mtp)
+    tokenizer = _words(checkpoint, config)
     export = save.Export(
-        tokenizer=tokenizer_of(checkpoint, config),
-        dialogue=dialogue_of(checkpoint, config),
+        tokenizer=tokenizer,
+        dialogue=_dialogue(checkpoint, tokenizer),
         source=checkpoint if hf_folder.has_tokenizer(checkpoint) else None,
         card=save.card(config, checkpoint),
-        family=family,
+        family=family or config.export.family,
         max_file_bytes=max_file_bytes,
     )
     begun = save.begin(out, model, dtype or config.train.dtype, export)
     try:
-        table = tensors(model, save.family_for(model, family).names)
-        _copy(checkpoint, table, Writer(begun.placed), progress)
+        _copy(checkpoint, begun.table, Writer(begun.placed), progress)
         save.finish(begun)
     except OSError as error:
         raise InputError(
@@ -183,26 +191,18 @@ def _read_chunk(file: Path, offset: int, length: int) -> torch.Tensor:
         return torch.load(view, weights_only=True, map_location="cpu")
 
 
-def tokenizer_of(checkpoint: Path, config: RunConfig) -> Tokenizer | None:
-    """The tokenizer in the checkpoint, or of its run; None where the run's is gone."""
-    from trivium.data_pipeline.manifest import Manifest
-
-    if hf_folder.has_tokenizer(checkpoint):
-        return load_tokenizer(checkpoint)
-    data = config.data
+def _words(checkpoint: Path, config: RunConfig) -> Tokenizer | None:
+    """The tokenizer of a checkpoint; None where its run's is gone, for weights go without it."""
     try:
-        if data.corpus is not None and data.dir is not None:
-            return Manifest.load(data.dir).tokenizer()
-        return load_tokenizer(data.tokenizer)
+        return tokenizer_of(config.data, checkpoint)
     except (InputError, OSError):
         return None
 
 
-def dialogue_of(checkpoint: Path, config: RunConfig) -> Dialogue:
+def _dialogue(checkpoint: Path, tokenizer: Tokenizer | None) -> Dialogue:
     """How the model wants to be talked to, as the checkpoint or its run's tokenizer says."""
     if (checkpoint / hf_folder.GENERATION).is_file():
         return hf_folder.dialogue(checkpoint)
-    tokenizer = tokenizer_of(checkpoint, config)
     stops = frozenset() if tokenizer is None else frozenset({tokenizer.eod_id})
     return Dialogue(stop_ids=stops)
 
@@ -216,6 +216,7 @@ def from_folder(folder: Path, out: Path, dtype: Dtype | None, progress: Progress
     dtype: None keeps the folder's. Raises InputError, with nothing left behind, where the folder
     is damaged or not supported.
     """
+    family = hf_folder.family_of(folder)
     model = hf_folder.model_config(folder)
     dtype = dtype or hf_folder.dtype(folder)
     if out.exists():
@@ -223,15 +224,21 @@ def from_folder(folder: Path, out: Path, dtype: Dtype | None, progress: Progress
     source = Folder(folder)
     partial = out.with_name(f".{out.name}.partial")
     try:
-        table = tensors(model, hf_folder.family_of(folder).names)
+        table = tensors(model, family.names)
         check(source, table, model)
+        config = RunConfig(
+            model=model,
+            train=TrainConfig(dtype=dtype),
+            data=DataConfig(tokenizer=str(out)),
+            export=ExportConfig(family=family.model_type),
+        )
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         planner = _Planner(source, table, model, dtype, progress)
-        _room(out, partial, planner.total)
+        save.check_room(out, partial, planner.total)
         writer = dcp.FileSystemWriter(str(partial), single_file_per_rank=True, thread_count=1)
         dcp.save({}, storage_writer=writer, planner=planner, no_dist=True)
-        _describe(folder, partial, out, model, dtype)
+        _describe(folder, partial, out, config)
         _publish(partial, out)
     except (OSError, dcp.api.CheckpointException) as error:
         why = getattr(error, "strerror", None) or str(error).splitlines()[-1]
@@ -240,15 +247,6 @@ def from_folder(folder: Path, out: Path, dtype: Dtype | None, progress: Progress
         source.close()
         shutil.rmtree(partial, ignore_errors=True)
     return model
-
-
-def _room(out: Path, partial: Path, size: int) -> None:
-    free = shutil.disk_usage(partial).free
-    if free < size:
-        raise InputError(
-            f"{out}: needs {format_bytes(size)}, the disk has {format_bytes(free)} free; free "
-            "space or give another folder"
-        )
 
 
 def stacks(model: ModelConfig) -> int | None:
@@ -274,7 +272,9 @@ class _Planner(SavePlanner):
     def _bytes(self, layout: Layout, rows: int) -> int:
         return rows * (layout.columns or 1) * self._kept(layout).itemsize
 
-    def set_up_planner(self, *args: Any, **kwargs: Any) -> None:
+    def set_up_planner(
+        self, state_dict: Any, storage_meta: Any = None, is_coordinator: bool = False
+    ) -> None:
         """Nothing is given: the table says what there is."""
 
     def create_local_plan(self) -> SavePlan:
@@ -312,23 +312,15 @@ class _Planner(SavePlanner):
         index = write_item.index
         name, row, rows = self.places[MetadataIndex(index.fqn, index.offset)]
         layout = self.table[name]
-        out = torch.zeros(rows, *layout.shape[1:], dtype=self._kept(layout))
-        width, shapes = layout.their_columns, layout.sources()
-        for run in layout.within(row, row + rows):
-            if run.source is None:
-                continue
-            entry = self.source.expect(run.source, shapes[run.source])
-            for at, values in self.source.rows(entry, run.start, run.rows):
-                start = run.offset + at
-                target = out[start : start + values.shape[0]]
-                (target if width is None else target[:, :width]).copy_(values)
+        out = torch.empty(rows, *layout.shape[1:], dtype=self._kept(layout))
+        fill(out, layout, row, 0, self.source)
         self.done += self._bytes(layout, rows)
         self.progress(self.done, self.total)
         assert write_item.tensor_data is not None
         return out.view(write_item.tensor_data.chunk.sizes)
 
 
-def _describe(folder: Path, partial: Path, out: Path, model: ModelConfig, dtype: Dtype) -> None:
+def _describe(folder: Path, partial: Path, out: Path, config: RunConfig) -> None:
     """What makes it a checkpoint: megatron-core's two small files, config.yaml, the tokenizer."""
     torch.save({}, partial / "common.pt")
     kinds = {
@@ -346,9 +338,6 @@ def _describe(folder: Path, partial: Path, out: Path, model: ModelConfig, dtype:
         found = hf_folder.dialogue(folder)
         ids = {"bos_token_id": found.bos_id, "eos_token_id": sorted(found.stop_ids)}
         (partial / hf_folder.GENERATION).write_text(json.dumps(ids))
-    config = RunConfig(
-        model=model, train=TrainConfig(dtype=dtype), data=DataConfig(tokenizer=str(out))
-    )
     config = replace(config, run=replace(config.run, dir=str(out)))
     (partial / "config.yaml").write_text(dump_yaml(config))
 
@@ -360,21 +349,7 @@ def _publish(partial: Path, out: Path) -> None:
         if path.is_file()
     }
     state = TrainState()
-    manifest = {
-        "format": checkpoint_folder.FORMAT,
-        "weights_only": True,
-        "state": vars(state),
-        "step": 0,
-        "tokens": 0,
-        "data_cursor": 0,
-        "data_fingerprint": "",
-        "config_fingerprint": "",
-        "layout": "",
-        "grad_scaler": None,
-        "versions": checkpoint_folder.versions(),
-        "files": files,
-    }
-    (partial / checkpoint_folder.MANIFEST).write_text(json.dumps(manifest, indent=1))
+    checkpoint_folder.write_manifest(partial, state, files, weights_only=True)
     for path in partial.iterdir():
         sync_path(path)
     sync_path(partial)

@@ -98,11 +98,6 @@ def stacked(parts: Mapping[str, int], columns: int | None) -> Layout:
     return Layout(tuple(Piece(rows, name) for name, rows in parts.items()), columns)
 
 
-def halves(source: str, rows: int, columns: int) -> Layout:
-    """One tensor of theirs of `rows` rows: theirs and ours have gate over up alike."""
-    return plain(source, rows, columns)
-
-
 def padded(source: str, rows: int, columns: int, padded_rows: int) -> Layout:
     """Their tensor with rows of zeros below it."""
     below = (Piece(padded_rows - rows, None),) if padded_rows > rows else ()

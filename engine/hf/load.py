@@ -17,9 +17,9 @@ from trivium.engine.agreement import everywhere
 from trivium.engine.hf.complete import check
 from trivium.engine.hf.decoder import tensors
 from trivium.engine.hf.folder import family_of
-from trivium.engine.hf.layout import Layout
+from trivium.engine.hf.read_rows import fill
 from trivium.engine.hf.safetensors_files import Folder
-from trivium.engine.hf.shares import Share, shares
+from trivium.engine.hf.shares import shares
 from trivium.engine.mesh import Mesh
 from trivium.engine.schema import ModelConfig, RunConfig
 
@@ -41,28 +41,7 @@ def _load(folder: Path, chunks: Sequence[Any], mesh: Mesh, model: ModelConfig) -
         with torch.no_grad():
             for share in shares(chunks, mesh):
                 if share.name not in missing:
-                    _fill(share, table[share.name], source)
+                    fill(share.data, table[share.name], share.row, share.column, source)
         return sorted(missing)
     finally:
         source.close()
-
-
-def _fill(share: Share, layout: Layout, source: Folder) -> None:
-    """Write rows and columns of a share, zeros where ours alone has any."""
-    data = share.data
-    width = layout.their_columns
-    shapes = layout.sources()
-    for run in layout.within(share.row, share.row + data.shape[0]):
-        target = data[run.offset : run.offset + run.rows]
-        if run.source is None:
-            target.zero_()
-            continue
-        entry = source.expect(run.source, shapes[run.source])
-        for at, values in source.rows(entry, run.start, run.rows):
-            part = target[at : at + values.shape[0]]
-            if width is None:
-                part.copy_(values)
-                continue
-            count = max(0, min(width - share.column, data.shape[1]))
-            part[:, :count].copy_(values[:, share.column : share.column + count])
-            part[:, count:].zero_()

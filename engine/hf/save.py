@@ -68,10 +68,11 @@ class Export:
 
 @dataclass(frozen=True)
 class Begun:
-    """A folder being written: its temporary name, its name, and where tensors lie in it."""
+    """A folder being written: its temporary name, its name, what is in it and where it lies."""
 
     folder: Path
     final: Path
+    table: Tensors
     placed: Mapping[str, Entry]
 
 
@@ -119,7 +120,7 @@ def begin(folder: Path, model: ModelConfig, dtype: Dtype, export: Export) -> Beg
     try:
         shutil.rmtree(partial_folder, ignore_errors=True)
         partial_folder.mkdir(parents=True)
-        _room(folder, partial_folder, sum(entry.bytes for entry in placed.values()))
+        check_room(folder, partial_folder, sum(entry.bytes for entry in placed.values()))
         safetensors_files.create(placed)
         _small_files(partial_folder, family, model, dtype, export)
     except OSError as error:
@@ -127,10 +128,11 @@ def begin(folder: Path, model: ModelConfig, dtype: Dtype, export: Export) -> Beg
         raise InputError(
             f"{folder}: cannot be written ({error.strerror}); give another folder"
         ) from error
-    return Begun(partial_folder, folder, placed)
+    return Begun(partial_folder, folder, table, placed)
 
 
-def _room(folder: Path, partial_folder: Path, size: int) -> None:
+def check_room(folder: Path, partial_folder: Path, size: int) -> None:
+    """Raise InputError, with nothing left, where the disk has no `size` bytes for `folder`."""
     free = shutil.disk_usage(partial_folder).free
     if free < size:
         shutil.rmtree(partial_folder)

@@ -16,9 +16,8 @@ import torch.distributed as dist
 
 from trivium.data_pipeline.errors import InputError
 from trivium.engine.agreement import everywhere, on_first
-from trivium.engine.hf.decoder import tensors
 from trivium.engine.hf.safetensors_files import Writer
-from trivium.engine.hf.save import Begun, Export, begin, family_for, finish, write
+from trivium.engine.hf.save import Begun, Export, begin, finish, write
 from trivium.engine.hf.shares import shares
 from trivium.engine.mesh import Mesh
 from trivium.engine.schema import Dtype, ModelConfig
@@ -38,7 +37,7 @@ def save(
     """
     out = on_first(partial(begin, folder, model, dtype, export))
     try:
-        everywhere(partial(_write_shares, out, chunks, mesh, model, export))
+        everywhere(partial(_write_shares, out, chunks, mesh))
     except InputError:
         on_first(partial(shutil.rmtree, out.folder, ignore_errors=True))
         raise
@@ -46,20 +45,17 @@ def save(
     dist.barrier()
 
 
-def _write_shares(
-    out: Begun, chunks: Sequence[Any], mesh: Mesh, model: ModelConfig, export: Export
-) -> None:
-    table = tensors(model, family_for(model, export.family).names)
+def _write_shares(out: Begun, chunks: Sequence[Any], mesh: Mesh) -> None:
     writer = Writer(out.placed)
     written: set[tuple[str, int, int]] = set()
     try:
         for share in shares(chunks, mesh):
             place = (share.name, share.row, share.column)
-            if share.name not in table:  # an MTP head that is left out
+            if share.name not in out.table:  # an MTP head that is left out
                 continue
             if share.main and place not in written:  # a tied weight is held twice
                 written.add(place)
-                write(writer, table[share.name], share.row, share.column, share.data)
+                write(writer, out.table[share.name], share.row, share.column, share.data)
         writer.close()
     except OSError as error:
         raise InputError(

@@ -50,7 +50,7 @@ def _write_mistral(model: ModelConfig) -> dict[str, Any]:
 
 
 def _fits_mistral(model: ModelConfig) -> bool:
-    return _plain(model) and all(model.window_pattern)
+    return _plain(model) and (model.window is None or all(model.window_pattern))
 
 
 LLAMA = Family("llama", "LlamaForCausalLM", Names(), _read_llama, _write_llama, _fits_llama)

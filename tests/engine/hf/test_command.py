@@ -112,6 +112,19 @@ def test_the_checkpoint_between_them_loads_under_any_layout(stages, parallel):
     assert max(error for error in errors if error is not None) < 1e-4
 
 
+def test_a_model_that_two_families_can_say_keeps_its_own(folders, tmp_path):
+    from trivium.engine.hf.checkpoints import from_folder, to_folder
+
+    folder = tmp_path / "folder"
+    shutil.copytree(folders["mistral"], folder)
+    edit(folder, sliding_window=None)  # so it could be a Llama
+    told = lambda done, total: None  # noqa: E731
+    from_folder(folder, tmp_path / "checkpoint", None, told)
+    to_folder(tmp_path / "checkpoint", tmp_path / "again", None, None, "keep", 10**9, told)
+    config = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert config["model_type"] == "mistral"
+
+
 def rewrite(folder, change):
     """Change the tensors of a folder's one file."""
     from safetensors.torch import load_file, save_file
